@@ -1,0 +1,29 @@
+# Two commands: `make demo` and `make test`. Both set up a virtual environment first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test install clean
+demo: .venv/demo
+	$(BIN)/python demo.py
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+install: .venv/demo
+
+.venv/demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@ .venv/demo
+
+clean:
+	rm -rf .venv out *.egg-info

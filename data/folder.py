@@ -1,0 +1,148 @@
+"""A folder of real videos and images with captions.
+
+Captions stand in `metadata.jsonl` (the convention of Hugging Face data sets: one JSON object a line with `file_name`
+and `text`; every other key becomes an attribute) or in a text file beside the video, `cat.mp4` and `cat.txt`. Folders
+within the folder count, and may have a `metadata.jsonl` of their own. A file without a caption has the caption "".
+
+Which clip of a file comes out is a pure function of (seed, index): no state, so that a run can stop, resume and be
+spread over workers without changing what it sees.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from data.video import IMAGES, VIDEOS, Example, VideoError, is_image, read_clip
+
+METADATA = "metadata.jsonl"
+
+
+class Folder(Dataset):
+    """Captioned clips (3, frames, height, width) of the videos in a folder, and its images as (3, 1, height, width).
+
+    `dataset[index]` is a clip of file `index % len(dataset)`: an index beyond the length is another draw of the same
+    file. A broken or too short file is passed over to the next one of the same shape, and `Example.skipped` says so.
+
+    Args:
+        path: the folder.
+        frames: frames a clip; images have one.
+        height: pixels; pictures are resized to cover height x width and cropped.
+        width: pixels.
+        fps: frames a second, resampled by timestamps; None keeps the rate of each file.
+        seed: of the random clips.
+        random: a random stretch of time and a random crop; otherwise the beginning and the centre, for validation.
+        images: whether to use the images of the folder.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        frames: int = 17,
+        height: int = 64,
+        width: int = 64,
+        fps: float | None = None,
+        seed: int = 0,
+        random: bool = True,
+        images: bool = True,
+    ):
+        self.root = Path(path)
+        self.frames, self.height, self.width, self.fps = frames, height, width, fps
+        self.seed, self.random = seed, random
+        if not self.root.is_dir():
+            raise VideoError(f"{path}: no such folder: give one with videos and a {METADATA}")
+        suffixes = VIDEOS | IMAGES if images else VIDEOS
+        self.files = sorted(
+            file for file in self.root.rglob("*") if file.suffix.lower() in suffixes and not file.name.startswith(".")
+        )
+        if not self.files:
+            raise VideoError(f"{path}: holds no video{' or image' * images} ({' '.join(sorted(suffixes))})")
+        self.entries = self._captions()
+        self._warned: set[Path] = set()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def shape_of(self, index: int) -> tuple[int, int, int]:
+        """(t, h, w) of `self[index]`, known without opening the file, so that batches can be grouped by shape."""
+        still = is_image(self.files[index % len(self)])
+        return (1 if still else self.frames, self.height, self.width)
+
+    def __getitem__(self, index: int) -> Example:
+        skipped = []
+        for file in self._candidates(index):
+            try:
+                clip, fps = self._read(file, index)
+            except VideoError as error:
+                skipped.append(str(error))
+                self._warn_once(file, error)
+                continue
+            text, attributes = self.entries.get(file, ("", None))
+            return Example(clip, text, fps, attributes, tuple(skipped))
+        raise VideoError(f"{self.root}: none of {len(skipped)} files can be used; the first: {skipped[0]}")
+
+    def _candidates(self, index: int):
+        """The file of an index and, should it be broken, those after it with the same promised shape."""
+        for step in range(len(self)):
+            if self.shape_of(index + step) == self.shape_of(index):
+                yield self.files[(index + step) % len(self)]
+
+    def _read(self, file: Path, index: int):
+        # Seeded by the pair, not by the sum: seed 0, index 1 and seed 1, index 0 have nothing in common.
+        when, *crop = np.random.default_rng([self.seed, index]).random(3) if self.random else (0.0, 0.5, 0.5)
+        frames = 1 if is_image(file) else self.frames
+        return read_clip(file, frames, self.height, self.width, self.fps, lambda latest: when * latest, tuple(crop))
+
+    def _warn_once(self, file: Path, error: VideoError) -> None:
+        if file not in self._warned:
+            self._warned.add(file)
+            warnings.warn(f"passed over {error}", stacklevel=3)
+
+    def _captions(self) -> dict[Path, tuple[str, dict | None]]:
+        """file -> (text, attributes), from every metadata.jsonl and the text files beside the videos."""
+        entries = {}
+        for file in self.files:
+            beside = file.with_suffix(".txt")
+            if beside.is_file():
+                entries[file] = (_text(beside).strip(), None)
+        for metadata in sorted(self.root.rglob(METADATA)):
+            for file, text, attributes in _entries(metadata):
+                # A line without a text adds attributes to the caption beside the file.
+                entries[file] = (entries.get(file, ("", None))[0] if text is None else text, attributes or None)
+
+        missing = [file for file in entries.keys() - set(self.files) if not file.exists()]
+        if missing:
+            warnings.warn(f"{self.root}: {len(missing)} captions without a file, first {min(missing)}", stacklevel=3)
+        self.uncaptioned = sum(not entries.get(file, ("",))[0] for file in self.files)
+        if self.uncaptioned:
+            warnings.warn(
+                f'{self.root}: {self.uncaptioned} of {len(self)} files have no caption and get ""', stacklevel=3
+            )
+        return entries
+
+
+def _entries(metadata: Path):
+    """(file, text or None, attributes) of each line of a metadata file."""
+    for number, line in enumerate(_text(metadata).split("\n"), start=1):  # splitlines would split within captions
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            name, text = entry.pop("file_name"), entry.pop("text", None)
+            if not isinstance(name, str) or not isinstance(text, str | None):
+                raise TypeError("file_name and text must be strings")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise VideoError(
+                f'{metadata}, line {number}: {reason}: expected {{"file_name": "a.mp4", "text": "a caption"}}'
+            ) from error
+        yield metadata.parent / name, text, entry
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VideoError(f"{file}: is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error

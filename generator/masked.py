@@ -1,0 +1,105 @@
+"""MaskedGenerator: a transformer that fills in missing tokens, and the loss that teaches it to (MaskGIT, 2202.04200).
+
+    tokens --digit embeddings, summed--> hidden --VideoTransformer--> hidden, asked positions only --heads--> logits
+
+A large codebook is split into digits with a small embedding table and head each: a softmax over 64,000 codes costs
+several times the rest of a small model, one over 512 and one over 125 cost nothing visible. The mask has its own row
+behind each table, outside the codebook: ``mask_id = codebook_size``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from generator.backbone import TextMemory, VideoTransformer
+from generator.text import TextEncoder
+from vq.config import Configurable
+from vq.quantizers import to_digits
+
+
+class MaskedGenerator(Configurable, nn.Module):
+    """Predicts the tokens behind the masks of a grid from the others and from the text.
+
+    Args:
+        backbone: the transformer; its ``text_dim`` must be the text encoder's ``dim``.
+        text: encoder of the captions.
+        codebook_size: K, of the tokenizer.
+        digits: how a token splits, least significant first; their product is K. None: not at all.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoTransformer,
+        text: TextEncoder,
+        codebook_size: int,
+        digits: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.text = backbone, text
+        self.codebook_size, self.mask_id = codebook_size, codebook_size
+        self.digits = tuple(digits or (codebook_size,))
+        if torch.tensor(self.digits).prod() != codebook_size:
+            raise ValueError(f"digits {self.digits} do not multiply to the codebook of {codebook_size}")
+        self.embeddings = nn.ModuleList(nn.Embedding(k + 1, backbone.dim) for k in self.digits)
+        self.heads = nn.ModuleList(nn.Linear(backbone.dim, k) for k in self.digits)
+        self.null_text = nn.Parameter(torch.zeros(text.dim))
+        for table in self.embeddings:
+            nn.init.normal_(table.weight, std=0.02)
+        for head in self.heads:  # the first guess is uniform
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def read(self, texts: list[str], drop: Tensor | None = None) -> TextMemory:
+        """Texts -> what the transformer attends to; rows where ``drop`` (b,) is True get the learned null text."""
+        text = self.text(texts)
+        tokens, mask = text.tokens, text.mask
+        if drop is not None:
+            drop = drop.to(tokens.device)
+            tokens = torch.where(drop[:, None, None], self.null_text.to(tokens.dtype), tokens)
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            mask = torch.where(drop[:, None], first, mask)
+        return self.backbone.read(tokens, mask)
+
+    def forward(self, tokens: Tensor, where: Tensor, text: TextMemory) -> list[Tensor]:
+        """Logits at the asked positions.
+
+        Args:
+            tokens: int64 (b, t, h, w), ``mask_id`` where unknown.
+            where: bool (b, t, h, w), the m positions to predict.
+
+        Returns: a tensor (m, k) for each digit of k values, in the order of ``where``'s True positions.
+        """
+        masked = tokens == self.mask_id
+        digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
+        hidden = 0
+        for i, table in enumerate(self.embeddings):
+            hidden = hidden + table(digits[..., i].masked_fill(masked, self.digits[i]))
+        hidden = rearrange(hidden, "b t h w d -> b (t h w) d")
+        ratio = masked.flatten(1).float().mean(1)
+        hidden = self.backbone(hidden, tuple(tokens.shape[1:]), ratio, text)
+        hidden = hidden[where.flatten(1)]  # m d
+        return [head(hidden) for head in self.heads]
+
+
+def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator) -> Tensor:
+    """Masks (b, t, h, w), True where hidden: in each sample a share ``ratios`` (b,) of the positions, at least one."""
+    b, n = shape[0], shape[1] * shape[2] * shape[3]
+    order = torch.rand(b, n, generator=rng).argsort(1).argsort(1)
+    hidden = (ratios * n).ceil().clamp(1, n)
+    return (order < hidden[:, None]).view(*shape)
+
+
+def masked_loss(
+    model: MaskedGenerator, tokens: Tensor, mask: Tensor, text: TextMemory, label_smoothing: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the hidden tokens in nats a token, summed over digits; computed where ``mask`` is True only."""
+    logits = model(tokens.masked_fill(mask, model.mask_id), mask, text)
+    targets = to_digits(tokens[mask], model.digits)  # m digits
+    loss, right = 0, True
+    for i, digit in enumerate(logits):
+        loss = loss + F.cross_entropy(digit.float(), targets[:, i], label_smoothing=label_smoothing)
+        right = right & (digit.argmax(-1) == targets[:, i])
+    return loss, {"accuracy": right.float().mean()}

@@ -1,0 +1,129 @@
+"""VideoGenerator: prompts in, videos out. No Lightning inside.
+
+generator = VideoGenerator.from_pretrained("out/demo/model")
+videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, h, w) in [-1, 1]
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from generator import tasks
+from generator.guidance import guide
+from generator.masked import MaskedGenerator
+from generator.samplers import Halton, Order, Predict, sample
+from generator.tasks import Canvas
+from vq import pretrained
+from vq.tokenizer import Tokenizer
+
+
+class VideoGenerator:
+    """A tokenizer and a generator that fit each other.
+
+    Args:
+        clip: the size that the model was trained at, and its default: frames, height, width, fps.
+        device: where to compute; everything is float32, so that a sample depends on its seed alone.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, generator: MaskedGenerator, clip: dict, device: str = "cpu") -> None:
+        if tokenizer.codebook_size != generator.codebook_size:
+            raise ValueError(
+                f"the generator speaks a codebook of {generator.codebook_size} tokens and the tokenizer has "
+                f"{tokenizer.codebook_size}: use the tokenizer that the generator was trained with"
+            )
+        self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
+        self.clip, self.device = clip, torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "cpu") -> "VideoGenerator":
+        """From an exported folder, a hub id or a training checkpoint. Raises ``ValueError`` in words."""
+        parts = [pretrained.load(source, part) for part in ("tokenizer", "generator")]
+        return cls(*parts, clip=pretrained.clip(source), device=device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        return pretrained.save(folder, clip=self.clip, tokenizer=self.tokenizer, generator=self.generator)
+
+    def __call__(
+        self,
+        prompt: str | list[str],
+        num: int = 1,
+        seed: int = 0,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **sampling,
+    ) -> Tensor:
+        """Videos (prompts * num, 3, t, h, w) in [-1, 1], the samples of a prompt together.
+
+        Args:
+            prompt: one text, or several.
+            num: samples a prompt; sample i of it has the seed ``seed + i``, whatever else is in the batch.
+            frames, height, width: another size than the model was trained at. ``ValueError`` if it does not fit.
+            sampling: see ``fill``.
+        """
+        size = {"frames": frames, "height": height, "width": width}
+        size = {axis: self.clip[axis] if given is None else given for axis, given in size.items()}
+        canvas = tasks.text2video(self.tokenizer.latent_shape(**size), self.generator.mask_id)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = [text for text in prompts for _ in range(num)]
+        seeds = [seed + i for _ in prompts for i in range(num)]
+        return self.decode(self.fill(canvas.repeat(len(texts)), texts, seeds, **sampling))
+
+    @torch.no_grad()
+    def fill(
+        self,
+        canvas: Canvas,
+        texts: list[str],
+        seeds: list[int],
+        steps: int = 16,
+        guidance: float = 3.0,
+        order: Order | None = None,
+        temperature: float = 1.0,
+        batch_size: int = 16,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
+
+        Args:
+            steps: calls of the network a sample (twice as many forward passes with guidance).
+            guidance: scale of classifier-free guidance; 1 is none.
+            order: which cells come first; None: Halton.
+            temperature: of the tokens' distribution.
+            batch_size: samples at a time.
+            progress: called with the number of samples done after each batch.
+        """
+        filled = []
+        for start in range(0, len(texts), batch_size):
+            rows = slice(start, start + batch_size)
+            part = canvas[rows]
+            part = Canvas(part.tokens.to(self.device), part.known.to(self.device), part.mask_id)
+            predict = self.predictor(texts[rows], guidance)
+            filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, temperature=temperature))
+            if progress:
+                progress(len(filled[-1]))
+        return torch.cat(filled)
+
+    def predictor(self, texts: list[str], guidance: float) -> Predict:
+        """The function that a sampler is given; the text is read once."""
+        memory = self.generator.read(texts)
+        if guidance == 1:
+            return lambda tokens, where: self.generator(tokens, where, memory)
+        null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
+
+        def predict(tokens: Tensor, where: Tensor) -> list[Tensor]:
+            return guide(self.generator(tokens, where, memory), self.generator(tokens, where, null), guidance)
+
+        return predict
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (b, 3, t, h, w) in [-1, 1] -> tokens (b, t', h', w')."""
+        return self.tokenizer.encode(video.to(self.device))
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, batch_size: int = 16) -> Tensor:
+        """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1], on the CPU."""
+        parts = tokens.to(self.device).split(batch_size)
+        return torch.cat([self.tokenizer.decode(part).float().cpu() for part in parts])

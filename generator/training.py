@@ -1,0 +1,108 @@
+"""Training the generator: tokens of a frozen tokenizer are hidden and guessed."""
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from data.module import Batch
+from generator.backbone import VideoTransformer
+from generator.masked import MaskedGenerator, masked_loss, random_masks
+from generator.schedules import Arccos, Schedule
+from generator.text import TextEncoder
+from vq import pretrained
+from vq.training import check_sizes, optimizer
+
+
+class GeneratorTraining(L.LightningModule):
+    """Fits a masked generator to the tokens of a data set.
+
+    Args:
+        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer. It stays frozen and becomes
+            part of the checkpoint.
+        backbone: the transformer.
+        text: encoder of the captions.
+        learning_rate, warmup_steps, weight_decay: Muon with warm-up and cosine decay to ``max_steps``.
+        schedule: how mask ratios are drawn; None: arccos.
+        text_dropout: share of the captions replaced by the null text, for guidance.
+        image_share: share of the steps that see only first frames: images, in the same model.
+        label_smoothing: of the cross-entropy.
+        seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        backbone: VideoTransformer,
+        text: TextEncoder,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.02,
+        schedule: Schedule | None = None,
+        text_dropout: float = 0.1,
+        image_share: float = 0.05,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
+        if not self.tokenizer.codebook_size:
+            raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
+        self.generator = MaskedGenerator(backbone, text, self.tokenizer.codebook_size, self.tokenizer.quantizer.digits)
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.schedule = schedule or Arccos()
+        self.text_dropout, self.image_share, self.label_smoothing = text_dropout, image_share, label_smoothing
+        self.seed = seed
+
+    def train(self, mode: bool = True) -> "GeneratorTraining":
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        check_sizes(self)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rng = self._rng(batch_idx)
+        tokens = self.tokenizer.encode(batch.video)
+        if torch.rand((), generator=rng) < self.image_share:
+            tokens = tokens[:, :1]
+        b = len(tokens)
+        drop = torch.rand(b, generator=rng) < self.text_dropout
+        # ratios spread evenly over the batch (shifted by one draw) have less variance than independent ones
+        u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
+        mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
+        text = self.generator.read(batch.text, drop)
+        loss, logs = masked_loss(self.generator, tokens, mask, text, self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{k}": v for k, v in logs.items()})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same masks at every validation, so that the curve moves only when the model does."""
+        rng = torch.Generator().manual_seed(batch_idx)
+        tokens = self.tokenizer.encode(batch.video)
+        u = torch.arange(len(tokens)) / len(tokens)
+        mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
+        loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(batch.text))
+        self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
+        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
+
+    def _rng(self, batch_idx: int) -> torch.Generator:
+        """A generator for this step and process alone."""
+        step = self.global_step * 64 + batch_idx % 64  # batches that accumulate share a global step
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
+
+    def configure_optimizers(self) -> dict:
+        edges = ("embeddings", "heads", "offset", "text.letters", "text.positions")
+        return optimizer(self, self.generator, adamw=edges)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
+        checkpoint["clip"] = self.trainer.datamodule.clip
+        checkpoint["tokenizer_fingerprint"] = pretrained.fingerprint(self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["tokenizer_fingerprint"] != pretrained.fingerprint(self.tokenizer):
+            raise ValueError(
+                "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
+            )

@@ -1,0 +1,116 @@
+import pytest
+import torch
+
+from generator.backbone import VideoTransformer, attend, rotary, rotate
+from generator.guidance import guide
+from generator.masked import MaskedGenerator, masked_loss, random_masks
+from generator.text import ByteText
+from vq.config import build
+
+
+def tokens_and_mask(b=2, grid=(2, 3, 4), codebook_size=125):
+    torch.manual_seed(1)
+    tokens = torch.randint(codebook_size, (b, *grid))
+    return tokens, torch.rand(b, *grid) < 0.5
+
+
+def test_the_mask_lies_outside_the_codebook(generator):
+    assert generator.mask_id == generator.codebook_size == 125
+    assert generator.embeddings[0].num_embeddings == 126 and generator.heads[0].out_features == 125
+
+
+def test_masked_positions_are_hidden(generator):
+    tokens, mask = tokens_and_mask()
+    other = torch.where(mask, (tokens + 7) % 125, tokens)
+    text = generator.read(["a", "b"])
+    loss_inputs = [t.masked_fill(mask, generator.mask_id) for t in (tokens, other)]
+    first, second = (generator(t, mask, text)[0] for t in loss_inputs)
+    assert torch.equal(first, second)
+    known = torch.where(mask, tokens, (tokens + 7) % 125).masked_fill(mask, generator.mask_id)
+    assert (generator(known, mask, text)[0] - first).abs().max() > 1e-3  # what is known does matter
+
+
+def test_logits_only_where_asked_and_in_order(generator):
+    tokens, mask = tokens_and_mask()
+    text = generator.read(["a", "b"])
+    masked = tokens.masked_fill(mask, generator.mask_id)
+    everywhere = generator(masked, torch.ones_like(mask), text)[0].view(*tokens.shape, -1)
+    asked = generator(masked, mask, text)[0]
+    assert asked.shape == (mask.sum(), 125)
+    torch.testing.assert_close(asked, everywhere[mask])
+
+
+def test_text_null_text_and_guidance_change_the_logits(generator):
+    tokens, mask = tokens_and_mask()
+    masked = tokens.masked_fill(mask, generator.mask_id)
+    text, other = generator.read(["a red circle", "b"]), generator.read(["a blue square", "b"])
+    null = generator.read(["a red circle", "b"], drop=torch.tensor([True, True]))
+    same_null = generator.read(["a blue square", "c"], drop=torch.tensor([True, True]))
+    conditional, unconditional = generator(masked, mask, text), generator(masked, mask, null)
+    assert (generator(masked, mask, other)[0] - conditional[0]).abs().max() > 1e-3
+    assert (unconditional[0] - conditional[0]).abs().max() > 1e-3
+    torch.testing.assert_close(generator(masked, mask, same_null)[0], unconditional[0])
+    torch.testing.assert_close(guide(conditional, unconditional, 1.0), conditional)
+    assert (guide(conditional, unconditional, 3.0)[0] - conditional[0]).abs().max() > 1e-3
+
+
+def test_a_caption_does_not_leak_into_its_neighbours(generator):
+    tokens, mask = tokens_and_mask()
+    masked = tokens.masked_fill(mask, generator.mask_id)
+    first = generator(masked, mask, generator.read(["a red circle", "b"]))[0]
+    second = generator(masked, mask, generator.read(["a red circle", "a much longer caption than it was"]))[0]
+    own = int(mask[0].sum())
+    torch.testing.assert_close(first[:own], second[:own], rtol=1e-4, atol=1e-4)
+
+
+def test_digits_multiply_and_sum_up():
+    torch.manual_seed(0)
+    parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
+    model = MaskedGenerator(*parts, codebook_size=64_000, digits=[512, 125])
+    tokens, mask = tokens_and_mask(codebook_size=64_000)
+    logits = model(tokens.masked_fill(mask, model.mask_id), mask, model.read(["a", "b"]))
+    assert [tuple(d.shape) for d in logits] == [(mask.sum(), 512), (mask.sum(), 125)]
+    loss, _ = masked_loss(model, tokens, mask, model.read(["a", "b"]))
+    assert loss.item() == pytest.approx(torch.tensor(64_000.0).log().item(), abs=1e-3)  # the first guess is uniform
+    assert build(model.config).digits == (512, 125)
+    with pytest.raises(ValueError, match="do not multiply"):
+        MaskedGenerator(*parts, codebook_size=1000, digits=[512, 125])
+
+
+def test_the_loss_is_the_cross_entropy_of_hidden_tokens_only(generator):
+    tokens, mask = tokens_and_mask()
+    text = generator.read(["a", "b"])
+    loss, _ = masked_loss(generator, tokens, mask, text)
+    everywhere = generator(tokens.masked_fill(mask, 125), torch.ones_like(mask), text)[0].log_softmax(-1)
+    expected = -everywhere.gather(1, tokens.flatten()[:, None])[mask.flatten()].mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_gradients_reach_every_parameter(generator):
+    tokens, mask = tokens_and_mask()
+    text = generator.read(["a", "b"], drop=torch.tensor([True, False]))
+    masked_loss(generator, tokens, mask, text)[0].backward()
+    missing = [n for n, p in generator.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not missing
+
+
+def test_random_masks_hide_the_share_asked_and_at_least_one():
+    ratios = torch.tensor([0.0, 0.25, 1.0])
+    mask = random_masks((3, 2, 4, 4), ratios, torch.Generator().manual_seed(0))
+    assert mask.flatten(1).sum(1).tolist() == [1, 8, 32]
+
+
+def test_rotary_positions_are_relative():
+    rotation = rotary((3, 4, 5), 32, "cpu")
+    q, k = torch.randn(1, 1, 1, 32).expand(1, 1, 60, 32), torch.randn(1, 1, 1, 32).expand(1, 1, 60, 32)
+    scores = (rotate(q, rotation) @ rotate(k, rotation).mT)[0, 0].view(3, 4, 5, 3, 4, 5)
+    torch.testing.assert_close(scores[0, 0, 0, 1, 2, 3], scores[1, 1, 1, 2, 3, 4], rtol=1e-4, atol=1e-4)
+    assert (scores[0, 0, 0, 1, 0, 0] - scores[0, 0, 0, 0, 1, 0]).abs() > 1e-3
+
+
+def test_the_plain_formula_of_attention_equals_the_fused_kernel():
+    q, k, v = (torch.randn(2, 2, n, 16) for n in (7, 5, 5))
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)[:, None, None]
+    plain = attend(q, k, v, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(plain, attend(q, k, v, mask))

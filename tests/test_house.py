@@ -1,0 +1,38 @@
+"""The house rules of the code: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ["data", "vq", "generator", "evaluation"]
+PROGRAMS = ["train", "sample", "demo"]
+FILES = [p for floor in FLOORS for p in (ROOT / floor).rglob("*.py")] + [ROOT / f"{p}.py" for p in PROGRAMS]
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_come_from_floors_below(path):
+    place = path.relative_to(ROOT)
+    floor = FLOORS.index(place.parts[0]) if len(place.parts) > 1 else len(FLOORS)
+    above = set(FLOORS[floor + 1 :]) | (set(PROGRAMS) if len(place.parts) > 1 else set())
+    assert not imports(path) & above
+    may_use_lightning = place.name in ("training.py", "callbacks.py") or place.parts in (
+        ("data", "module.py"),
+        ("train.py",),
+    )
+    assert may_use_lightning or "lightning" not in imports(path)
+    if str(place) not in ("generator/text.py", "generator/prompts.py", "data/captions.py", "evaluation/features.py"):
+        assert "transformers" not in imports(path)
+    if str(place) != "vq/quantizers.py":
+        assert "vector_quantize_pytorch" not in imports(path)

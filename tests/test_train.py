@@ -1,0 +1,156 @@
+"""Every recipe, trained for two steps as a user would, and what a run promises: to resume, skip and refuse."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import train
+from data.shapes import Shapes
+from data.video import write_clip
+from generator.pipeline import VideoGenerator
+from vq import pretrained
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(
+    p.relative_to(ROOT) for stage in ("vq", "generator") for p in (ROOT / "configs" / stage).glob("*.yaml")
+)
+warnings.filterwarnings("ignore", module="lightning")
+
+SMALL = [
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--trainer.enable_model_summary",
+    "false",
+]
+TINY_VQ = ["--model.tokenizer.channels", "[8,8,8]", "--model.tokenizer.patch_size", "2"]
+TINY_GENERATOR = [
+    *("--model.backbone.dim", "32", "--model.backbone.depth", "1", "--model.backbone.heads", "2"),
+    *("--model.backbone.text_dim", "16", "--model.text", "generator.text.ByteText", "--model.text.dim", "16"),
+]
+
+
+def fit(config, out, *args):
+    command = ["fit", "-c", str(config), "--trainer.default_root_dir", str(out), *SMALL, "--data.num_workers", "0"]
+    return train.main([*command, "--data.batch_size", "2", "--data.val_clips", "2", *args])
+
+
+def two(steps=2):
+    return ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A folder of captioned clips, as a user would have."""
+    folder = tmp_path_factory.mktemp("videos")
+    shapes = Shapes("train", frames=25, height=64, width=64, objects=[1])
+    lines = []
+    for i in range(4):
+        write_clip(folder / f"{i}.mp4", shapes[i].clip, 12)
+        lines.append(f'{{"file_name": "{i}.mp4", "text": "{shapes[i].text}"}}\n')
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    return folder
+
+
+def data_flags(recipe: Path, videos: Path) -> list[str]:
+    """A recipe for a folder of the user's own is given one."""
+    data = yaml.safe_load((ROOT / recipe).read_text())["data"]
+    if "folder" in str(data) or "emoji" in str(data):
+        return ["--data.train.path", str(videos), "--data.val.path", str(videos)]
+    return []
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("vq")
+    fit(ROOT / "configs/vq/demo.yaml", out, *TINY_VQ, *two())
+    return out / "model"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, videos, tmp_path):
+    flags = data_flags(recipe, videos)
+    if "generator" in str(recipe):
+        flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
+    cli = fit(ROOT / recipe, tmp_path, *flags, *two())
+    assert cli.trainer.global_step == 2
+    assert torch.isfinite(cli.trainer.callback_metrics["val/loss"])
+    assert (tmp_path / "model" / "config.yaml").is_file() and (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert any(tmp_path.rglob("events.out.tfevents*"))
+    if "generator" in str(recipe):
+        model = VideoGenerator.from_pretrained(tmp_path / "model")
+        assert model("a red circle", frames=5, height=16, width=16, steps=2).shape == (1, 3, 5, 16, 16)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_every_recipe_says_what_it_is_and_builds_at_its_own_size(recipe):
+    head = [line for line in (ROOT / recipe).read_text().splitlines() if line.startswith("#")]
+    said = "\n".join(head)
+    assert "python train.py fit -c " + str(recipe) in said, "the command stands at a recipe's top"
+    for word in ("hardware", "time", "score"):
+        assert word in said.lower(), f"a recipe states its {word}"
+
+
+@pytest.mark.parametrize("stage", ["vq", "generator"])
+def test_a_killed_run_goes_on_bit_for_bit(stage, tokenizer, tmp_path):
+    flags = TINY_VQ if stage == "vq" else ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
+    flags = [*flags, "--checkpoint.every_n_train_steps", "3", "--data.num_workers", "1"]
+    config = ROOT / f"configs/{stage}/demo.yaml"
+    whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
+    # killed at step 3: the folder is as it then was, and the schedule is that of the whole run
+    fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
+    resumed = fit(config, tmp_path / "cut", *flags, *two(6), "--ckpt_path", "last")
+    assert resumed.trainer.global_step == 6
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwarn):
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    (folder / "3.mp4").write_bytes((folder / "3.mp4").read_bytes()[:300])
+    flags = ["--data.train.path", str(folder), "--data.val.path", str(videos)]
+    fit(ROOT / "configs/vq/folder.yaml", tmp_path / "out", *flags, *TINY_VQ, *two(4))
+    said = [str(w.message) for w in recwarn]
+    assert sum("1 files were skipped" in line and "3.mp4" in line for line in said) == 1
+    assert sum("3.mp4" in line and "were skipped" not in line for line in said) <= 2  # training and validation set
+
+
+def test_a_checkpoint_reloads_to_the_same_model(tokenizer, tmp_path):
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path, "--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *two())
+    exported = VideoGenerator.from_pretrained(tmp_path / "model")
+    checkpoint = VideoGenerator.from_pretrained(tmp_path / "checkpoints" / "last.ckpt")
+    assert exported.clip == checkpoint.clip == {"frames": 9, "height": 32, "width": 32, "fps": 8}
+    assert torch.equal(exported("a red circle", seed=3), checkpoint("a red circle", seed=3))
+
+
+def test_another_tokenizer_is_refused_when_resuming(tokenizer, tmp_path):
+    config = ROOT / "configs/generator/demo.yaml"
+    fit(config, tmp_path / "run", "--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *two())
+    fit(ROOT / "configs/vq/demo.yaml", tmp_path / "vq", *TINY_VQ, *two(3))
+    flags = ["--model.tokenizer", str(tmp_path / "vq" / "model"), *TINY_GENERATOR, *two(4), "--ckpt_path", "last"]
+    with pytest.raises(ValueError, match="another tokenizer"):
+        fit(config, tmp_path / "run", *flags)
+
+
+def test_wrong_flags_are_one_sentence(tokenizer, videos, tmp_path, capsys):
+    demo = ROOT / "configs/vq/demo.yaml"
+    with pytest.raises(ValueError, match="10 frames do not fit 4x compression in time: use 9 or 13"):
+        fit(demo, tmp_path, *TINY_VQ, *two(), "--data.train.frames", "10")
+    with pytest.raises(SystemExit):
+        fit(demo, tmp_path, *two(), "--model.tokenizer.chanels", "[8]")
+    assert "chanels" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no such folder"):
+        fit(ROOT / "configs/vq/folder.yaml", tmp_path, *TINY_VQ, *two(), "--data.train.path", "nowhere")
+    with pytest.raises(ValueError, match="no model at 'nowhere'"):
+        fit(ROOT / "configs/generator/demo.yaml", tmp_path, "--model.tokenizer", "nowhere", *two())
+
+
+def test_the_generator_needs_its_own_tokenizers_codebook(tokenizer, generator):
+    with pytest.raises(ValueError, match="codebook of 125 tokens and the tokenizer has 1000"):
+        VideoGenerator(pretrained.load(tokenizer, "tokenizer"), generator, {})

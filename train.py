@@ -1,0 +1,46 @@
+"""Training program: ``python train.py fit -c configs/vq/shapes.yaml``; ``--help`` and ``fit --help`` list the rest."""
+
+import os
+import sys
+
+from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from data.module import VideoData
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with a checkpoint to go on from: ``--ckpt_path last`` resumes, or begins where there is none."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
+        parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=_checkpoints)
+
+
+def main(args: list[str] | None = None) -> TrainingCLI:
+    """Runs the command line; returns the CLI with its ``trainer``, ``model`` and ``datamodule``."""
+    return TrainingCLI(
+        LightningModule,
+        VideoData,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        # batches are chosen, and shared out among processes, by data.buckets; lengths are counted in steps
+        trainer_defaults={"use_distributed_sampler": False, "max_epochs": -1, "check_val_every_n_epoch": None},
+        args=args,
+    )
+
+
+def _checkpoints(root: str | None) -> str:
+    return os.path.join(root or ".", "checkpoints")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:  # what users get wrong is a ValueError in words; TESSERA_DEBUG=1 shows where it arose
+        if os.environ.get("TESSERA_DEBUG"):
+            raise
+        sys.exit(f"error: {error}")

@@ -1,0 +1,94 @@
+"""What to look at while the tokenizer trains, and what is left when it has: listed in YAML, one idea each."""
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from vq import pretrained
+
+
+class CodebookUsage(Callback):
+    """Logs how much of the codebook the validation clips use.
+
+    ``val/usage``: share of the codes that occur, of those that the number of validation tokens allows.
+    ``val/perplexity``: exp of the entropy of their frequencies, the number of codes as good as in use. Warns when it
+    says that the codebook has collapsed.
+    """
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, training: L.LightningModule) -> None:
+        self.counts = torch.zeros(training.tokenizer.codebook_size, dtype=torch.long)
+
+    def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        tokens = training.tokenizer.encode(batch.video.clamp(-1, 1))
+        self.counts += torch.bincount(tokens.flatten().cpu(), minlength=len(self.counts))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
+        counts = training.all_gather(self.counts).view(-1, len(self.counts)).sum(0).cpu()
+        possible = min(len(counts), int(counts.sum()))
+        frequencies = counts / counts.sum()
+        perplexity = torch.special.entr(frequencies).sum().exp().item()
+        usage = (counts > 0).sum().item() / possible
+        training.log("val/usage", usage, rank_zero_only=True, prog_bar=True)
+        training.log("val/perplexity", perplexity, rank_zero_only=True)
+        if perplexity < 0.02 * possible and trainer.global_step > 500:
+            rank_zero_warn(
+                f"the codebook has collapsed: {perplexity:.0f} of {possible} codes are in use. Use vq.quantizers.FSQ, "
+                "lower the learning rate, or look at the data: is every clip the same?"
+            )
+
+
+class ReconstructionPictures(Callback):
+    """Puts reconstructions beside their originals into TensorBoard: a row a clip, original above, frames in a row."""
+
+    def __init__(self, clips: int = 6) -> None:
+        self.clips = clips
+
+    def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx > 0:
+            return
+        video = batch.video[: self.clips]
+        reconstruction = training.tokenizer(video).video.clamp(-1, 1)
+        rows = torch.stack([video, reconstruction], dim=1).flatten(0, 1)
+        log_picture(trainer, "val/reconstructions", filmstrips(rows))
+
+
+class Export(Callback):
+    """Writes the trained parts as a folder for use, ``model/`` beside the checkpoints, when the run ends."""
+
+    def on_fit_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        parts = {name: getattr(training, name) for name in ("tokenizer", "generator") if hasattr(training, name)}
+        folder = pretrained.save(f"{trainer.default_root_dir}/model", trainer.datamodule.clip, **parts)
+        rank_zero_info(f"model written to {folder}")
+
+
+class SkippedFiles(Callback):
+    """Counts the broken files that the data set passed over, and lists them when the run ends."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    def on_train_batch_end(self, trainer, training, outputs, batch, batch_idx) -> None:
+        self.lines |= dict.fromkeys(batch.skipped)
+
+    def on_fit_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
+        if self.lines:
+            rank_zero_warn(f"{len(self.lines)} files were skipped:\n  " + "\n  ".join(self.lines))
+
+
+def filmstrips(videos: Tensor, frames: int = 8) -> Tensor:
+    """Videos (b, 3, t, h, w) in [-1, 1] -> a picture (3, b * h, frames * w) in [0, 1], a row a clip, evenly spaced."""
+    t = videos.shape[2]
+    chosen = torch.linspace(0, t - 1, min(frames, t)).round().long()
+    strip = videos[:, :, chosen].permute(1, 0, 3, 2, 4)  # 3 b h t w
+    return (strip.flatten(3).flatten(1, 2).float().cpu() + 1) / 2
+
+
+def log_picture(trainer: L.Trainer, name: str, picture: Tensor) -> None:
+    """A picture (3, h, w) in [0, 1] to every logger that takes pictures."""
+    for logger in trainer.loggers:
+        if hasattr(logger.experiment, "add_image"):
+            logger.experiment.add_image(name, picture, trainer.global_step)

@@ -1,0 +1,96 @@
+"""Muon for matrices and kernels, AdamW for the rest, as one optimizer.
+
+Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") steps along the nearest orthogonal
+matrix to the momentum, so that rare directions learn as fast as common ones. On this project's tokenizer it needs less
+than half the steps of AdamW (docs/LOG.md). Steps are scaled to the size of AdamW's (arXiv 2502.16982), so that both
+halves share a learning rate. ``torch.optim.Muon`` takes no convolutions, hence this file.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, for parameters of two and more dimensions; AdamW for the others.
+
+    Args:
+        named_parameters: of the model. Embedding tables, and whatever is named in ``adamw``, go to AdamW too:
+            their rows are not directions of one space.
+        lr: learning rate of both halves.
+        momentum: of Muon; betas: of AdamW; weight_decay: decoupled, of matrices and kernels only.
+        adamw: beginnings or ends of names that AdamW takes, such as first and last layers.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+        adamw: tuple[str, ...] = (),
+    ) -> None:
+        matrices, rest = [], []
+        for name, parameter in named_parameters:
+            if parameter.requires_grad:
+                ours = parameter.ndim >= 2 and not any(part in name for part in adamw)
+                (matrices if ours else rest).append(parameter)
+        tables, vectors = [p for p in rest if p.ndim >= 2], [p for p in rest if p.ndim < 2]
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "orthogonal": False}
+        groups = [
+            {"params": matrices, "orthogonal": True},
+            {"params": tables},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        super().__init__([g for g in groups if g["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                (self._muon if group["orthogonal"] else self._adamw)(parameters, group)
+        return loss
+
+    def _muon(self, parameters: list[Tensor], group: dict) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+            ahead = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)  # Nesterov
+            update = orthogonal(ahead).view_as(parameter)
+            parameter.add_(update, alpha=-group["lr"] * 0.2 * max(ahead.shape) ** 0.5)
+
+    def _adamw(self, parameters: list[Tensor], group: dict) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state |= {"step": torch.zeros(()), "mean": torch.zeros_like(parameter)}
+                state["square"] = torch.zeros_like(parameter)
+            state["step"] += 1
+            (beta1, beta2), step, gradient = group["betas"], state["step"].item(), parameter.grad
+            state["mean"].lerp_(gradient, 1 - beta1)
+            state["square"].lerp_(gradient.square(), 1 - beta2)
+            root = (state["square"] / (1 - beta2**step)).sqrt_().add_(1e-8)
+            parameter.addcdiv_(state["mean"], root, value=-group["lr"] / (1 - beta1**step))
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T of a matrix U S V^T, by Newton-Schulz iterations: singular values end between 0.7 and 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.mT
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if wide else x.mT).to(matrix.dtype)

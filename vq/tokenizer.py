@@ -1,0 +1,123 @@
+"""Tokenizer: a 3D VQ-VAE that turns a video into a grid of integers and back.
+
+``encode(video) -> tokens`` and ``decode(tokens) -> video`` are all that the rest of the project needs; ``forward`` is
+what training needs. The quantizer is a part of its own, chosen by ``class_path``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vq.config import Configurable
+from vq.layers import FrameAttention, ResidualBlock
+from vq.networks import Decoder, Encoder
+from vq.quantizers import Quantized, Quantizer
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """``video`` (b, 3, t, h, w), not clamped, and the ``quantized`` latents that it was decoded from."""
+
+    video: Tensor
+    quantized: Quantized
+
+
+class Tokenizer(Configurable, nn.Module):
+    """Causal 3D VQ-VAE.
+
+    Args:
+        quantizer: the bottleneck; its ``dim`` is the number of latent channels.
+        channels: width of each stage, from the picture inwards.
+        blocks: residual blocks a stage.
+        patch_size: side of the pixel patches that the stem folds into channels.
+        time_compression: frames a latent frame (ft), a power of two.
+        space_compression: pixels a latent position, in height and in width (fs), a power-of-two multiple of
+            ``patch_size``.
+    """
+
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        channels: Sequence[int] = (32, 64, 128),
+        blocks: int = 1,
+        patch_size: int = 2,
+        time_compression: int = 4,
+        space_compression: int = 8,
+    ) -> None:
+        super().__init__()
+        space_down = _halvings(space_compression / patch_size, len(channels), "space_compression / patch_size")
+        time_down = _halvings(time_compression, len(channels), "time_compression")
+        trunk = (quantizer.dim, tuple(channels), blocks, patch_size, space_down, time_down[::-1])
+        self.encoder, self.quantizer, self.decoder = Encoder(*trunk), quantizer, Decoder(*trunk)
+        self.time_compression, self.space_compression = time_compression, space_compression
+        self.codebook_size = quantizer.codebook_size
+        self.initialise()
+        self.to(memory_format=torch.channels_last_3d)
+
+    def initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d | nn.Linear):  # keeps the variance, where torch's default divides it by 3
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                nn.init.zeros_(module.bias)
+        for module in self.modules():  # residual branches add nothing at first
+            if isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.time.weight)
+            elif isinstance(module, FrameAttention):
+                nn.init.zeros_(module.out.weight)
+
+    def forward(self, video: Tensor) -> Reconstruction:
+        """Encodes, quantizes and decodes a video (b, 3, t, h, w) in [-1, 1]."""
+        quantized = self.quantizer(self.encoder(video))
+        return Reconstruction(self.decoder(quantized.latents), quantized)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (b, 3, t, h, w) in [-1, 1] -> tokens int64 (b, t', h', w') in [0, codebook_size).
+
+        Raises ``ValueError`` for another shape, for a size that the strides do not divide, and for values outside
+        [-1, 1].
+        """
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise ValueError(f"got a video of shape {tuple(video.shape)}, expected (batch, 3, frames, height, width)")
+        self.latent_shape(*video.shape[2:])
+        low, high = video.amin().item(), video.amax().item()
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(
+                f"got pixel values from {low:.3g} to {high:.3g}, expected [-1, 1]: divide 8-bit pixels by 127.5 and "
+                "subtract 1"
+            )
+        return self.quantizer(self.encoder(video)).tokens
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1]. Raises ``ValueError`` for ids out of range."""
+        return self.decoder(self.quantizer.lookup(tokens)).clamp(-1, 1)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(t, h, w) in pixels -> (t', h', w') in tokens. Raises ``ValueError`` naming the nearest sizes that fit."""
+        ft, fs = self.time_compression, self.space_compression
+        if frames < 1 or (frames - 1) % ft:
+            below = 1 + max(0, frames - 1) // ft * ft
+            raise ValueError(f"{frames} frames do not fit {ft}x compression in time: use {below} or {below + ft}")
+        for name, size in (("height", height), ("width", width)):
+            if size < fs or size % fs:
+                nearest = sorted({max(fs, size // fs * fs), size // fs * fs + fs})
+                raise ValueError(
+                    f"{name} {size} does not fit {fs}x compression: use {' or '.join(str(n) for n in nearest)}"
+                )
+        return 1 + (frames - 1) // ft, height // fs, width // fs
+
+    def pixel_shape(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+        """(t', h', w') in tokens -> (t, h, w) in pixels, the inverse of ``latent_shape``."""
+        return 1 + (t - 1) * self.time_compression, h * self.space_compression, w * self.space_compression
+
+
+def _halvings(ratio: float, stages: int, name: str) -> tuple[bool, ...]:
+    """Which stages halve, the outer ones first: 4 in 3 stages -> (True, True, False)."""
+    count = round(math.log2(ratio)) if ratio >= 1 else -1
+    if 2**count != ratio or count > stages:
+        raise ValueError(f"{name} is {ratio:g}, expected a power of two up to {2**stages} for {stages} stages")
+    return tuple(i < count for i in range(stages))
