@@ -104,8 +104,9 @@ def test_a_killed_run_goes_on_bit_for_bit(stage, tokenizer, tmp_path):
     whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
     # killed at step 3: the folder is as it then was, and the schedule is that of the whole run
     fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
+    assert torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
     resumed = fit(config, tmp_path / "cut", *flags, *two(6), "--ckpt_path", "last")
-    assert resumed.trainer.global_step == 6
+    assert str(resumed.trainer.ckpt_path).endswith("last.ckpt") and resumed.trainer.global_step == 6
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, whole[name]), name
 

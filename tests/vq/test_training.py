@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from vq.callbacks import filmstrips
+from vq.losses import psnr, reconstruction_loss
+from vq.optimizer import Muon, orthogonal
+
+
+def test_orthogonal_keeps_the_directions_and_levels_the_singular_values():
+    torch.manual_seed(0)
+    matrix = torch.randn(20, 50) @ torch.diag(torch.logspace(0, -1, 50))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    for m, exact in ((matrix, u @ v), (matrix.T, (u @ v).T)):
+        values = torch.linalg.svdvals(orthogonal(m))
+        assert values.min() > 0.6 and values.max() < 1.3
+        assert nn.functional.cosine_similarity(orthogonal(m).flatten(), exact.flatten(), dim=0) > 0.97
+
+
+def test_muon_takes_matrices_and_kernels_and_adamw_the_rest():
+    model = nn.ModuleDict({"stem": nn.Conv3d(3, 4, 1), "hidden": nn.Conv3d(4, 4, 3), "norm": nn.GroupNorm(1, 4)})
+    groups = Muon(model.named_parameters(), adamw=("stem",)).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert [[names[id(p)] for p in g["params"]] for g in groups] == [
+        ["hidden.weight"],
+        ["stem.weight"],
+        ["stem.bias", "hidden.bias", "norm.weight", "norm.bias"],
+    ]
+
+
+def test_the_half_for_vectors_is_torchs_adamw():
+    torch.manual_seed(0)
+    ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    muon = Muon([("bias", ours)], lr=0.1)
+    adamw = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0)
+    for _ in range(5):
+        gradient = torch.randn(5)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        muon.step(), adamw.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_losses_and_psnr_have_known_values():
+    video = torch.zeros(2, 3, 5, 4, 4)
+    loss, logs = reconstruction_loss(video, video)
+    assert loss == 0 and set(logs) == {"l1", "mse", "temporal"}
+    loss, logs = reconstruction_loss(video + 0.1, video, temporal_weight=7.0, squared_weight=10.0)
+    assert loss.item() == pytest.approx(0.1 + 10 * 0.01)  # a constant offset has no temporal error
+    assert psnr(video + 0.2, video).tolist() == pytest.approx([20.0, 20.0])  # 10 log10(4 / 0.04)
+    assert reconstruction_loss(video[:, :, :1], video[:, :, :1])[0] == 0
+
+
+def test_filmstrips_put_clips_below_each_other_and_frames_side_by_side():
+    videos = torch.arange(2 * 3).view(2, 1, 3, 1, 1).expand(2, 3, 3, 4, 5) / 6.0
+    picture = filmstrips(videos)
+    assert picture.shape == (3, 8, 15)
+    assert picture[0, 5, 12].item() == pytest.approx((5 / 6 + 1) / 2)
+    assert picture[0, 0, 6].item() == pytest.approx((1 / 6 + 1) / 2)
