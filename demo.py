@@ -18,7 +18,10 @@ from evaluation.sheet import contact_sheet
 from generator.pipeline import VideoGenerator
 
 OUT = Path("out/demo")
-STAGES = {"tokenizer": "configs/vq/demo.yaml", "generator": "configs/generator/demo.yaml"}
+STAGES = {
+    "tokenizer": "-c configs/vq/demo.yaml",
+    "generator": "-c configs/generator/demo.yaml --data.batch_size 32",
+}
 PROMPTS = [
     "a red circle moves right",
     "a green triangle spins on a black background",
@@ -35,12 +38,12 @@ FRESH = 64  # prompts that the score is measured on
 def main() -> None:
     began = time.time()
     warnings.filterwarnings("ignore", module="lightning")
-    for number, (stage, config) in enumerate(STAGES.items(), start=1):
-        print(f"\n[{number}/3] {stage}: {config}", flush=True)
+    for number, (stage, recipe) in enumerate(STAGES.items(), start=1):
+        print(f"\n[{number}/3] {stage}: python train.py fit {recipe}", flush=True)
         if (OUT / stage / "model" / "config.yaml").is_file():
             print("already trained")
         else:
-            train.main(["fit", "-c", config, "--ckpt_path", "last"])
+            train.main(["fit", *recipe.split(), "--ckpt_path", "last"])
     print("\n[3/3] samples", flush=True)
     model = VideoGenerator.from_pretrained(OUT / "generator" / "model")
     folder = model.save_pretrained(OUT / "model")

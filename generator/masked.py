@@ -1,10 +1,13 @@
 """MaskedGenerator: a transformer that fills in missing tokens, and the loss that teaches it to (MaskGIT, 2202.04200).
 
-    tokens --digit embeddings, summed--> hidden --VideoTransformer--> hidden, asked positions only --heads--> logits
+    tokens --embeddings, patches--> hidden --VideoTransformer--> hidden --patches, asked cells only, heads--> logits
 
 A large codebook is split into digits with a small embedding table and head each: a softmax over 64,000 codes costs
 several times the rest of a small model, one over 512 and one over 125 cost nothing visible. The mask has its own row
 behind each table, outside the codebook: ``mask_id = codebook_size``.
+
+Neighbouring cells may share a position of the transformer (``patch_size``), as pixels share a patch: each is still
+masked, asked for and committed by itself, at a fraction of the cost.
 """
 
 from collections.abc import Sequence
@@ -28,6 +31,7 @@ class MaskedGenerator(Configurable, nn.Module):
         text: encoder of the captions.
         codebook_size: K, of the tokenizer.
         digits: how a token splits, least significant first; their product is K. None: not at all.
+        patch_size: p x p cells of a frame share a position of the transformer.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class MaskedGenerator(Configurable, nn.Module):
         text: TextEncoder,
         codebook_size: int,
         digits: Sequence[int] | None = None,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.backbone, self.text = backbone, text
@@ -43,8 +48,12 @@ class MaskedGenerator(Configurable, nn.Module):
         self.digits = tuple(digits or (codebook_size,))
         if torch.tensor(self.digits).prod() != codebook_size:
             raise ValueError(f"digits {self.digits} do not multiply to the codebook of {codebook_size}")
-        self.embeddings = nn.ModuleList(nn.Embedding(k + 1, backbone.dim) for k in self.digits)
-        self.heads = nn.ModuleList(nn.Linear(backbone.dim, k) for k in self.digits)
+        self.patch_size, cells = patch_size, patch_size**2
+        width = backbone.dim if cells == 1 else backbone.dim // 2  # of a cell
+        self.embeddings = nn.ModuleList(nn.Embedding(k + 1, width) for k in self.digits)
+        self.join = nn.Linear(cells * width, backbone.dim) if cells > 1 else nn.Identity()
+        self.split = nn.Linear(backbone.dim, cells * width) if cells > 1 else nn.Identity()
+        self.heads = nn.ModuleList(nn.Linear(width, k) for k in self.digits)
         self.null_text = nn.Parameter(torch.zeros(text.dim))
         for table in self.embeddings:
             nn.init.normal_(table.weight, std=0.02)
@@ -77,11 +86,15 @@ class MaskedGenerator(Configurable, nn.Module):
         hidden = 0
         for i, table in enumerate(self.embeddings):
             hidden = hidden + table(digits[..., i].masked_fill(masked, self.digits[i]))
-        hidden = rearrange(hidden, "b t h w d -> b (t h w) d")
+        t, h, w = tokens.shape[1:]
+        p = self.patch_size
+        if h % p or w % p:
+            raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
+        hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.backbone(hidden, tuple(tokens.shape[1:]), ratio, text)
-        hidden = hidden[where.flatten(1)]  # m d
-        return [head(hidden) for head in self.heads]
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text))
+        cells = rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)
+        return [head(cells[where]) for head in self.heads]
 
 
 def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator) -> Tensor:

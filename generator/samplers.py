@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from generator.schedules import Arccos, Schedule
+from generator.schedules import Cosine, Schedule
 from generator.tasks import Canvas
 from vq.quantizers import from_digits
 
@@ -82,14 +82,14 @@ def sample(
         seeds: one a sample.
         order: which cells come first.
         steps: calls of ``predict``; fewer where there are fewer cells.
-        schedule: share of the cells still masked over the steps; None: arccos.
+        schedule: share of the cells still masked over the steps; None: cosine.
         temperature: of the tokens' distribution; 0 takes the likeliest.
 
     Returns: tokens (b, t, h, w) in [0, K).
     """
     if len(seeds) != len(canvas.tokens):
         raise ValueError(f"got {len(seeds)} seeds for {len(canvas.tokens)} samples: give one a sample")
-    schedule = schedule or Arccos()
+    schedule = schedule or Cosine()
     grid, device = tuple(canvas.tokens.shape[1:]), canvas.tokens.device
     rngs = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     tokens = canvas.masked_tokens()

@@ -7,7 +7,7 @@ from torch import Tensor
 from data.module import Batch
 from generator.backbone import VideoTransformer
 from generator.masked import MaskedGenerator, masked_loss, random_masks
-from generator.schedules import Arccos, Schedule
+from generator.schedules import Cosine, Schedule
 from generator.text import TextEncoder
 from vq import pretrained
 from vq.training import check_sizes, optimizer
@@ -22,7 +22,8 @@ class GeneratorTraining(L.LightningModule):
         backbone: the transformer.
         text: encoder of the captions.
         learning_rate, warmup_steps, weight_decay: Muon with warm-up and cosine decay to ``max_steps``.
-        schedule: how mask ratios are drawn; None: arccos.
+        schedule: how mask ratios are drawn; None: cosine.
+        patch_size: p x p tokens of a frame share a position of the transformer; see ``MaskedGenerator``.
         text_dropout: share of the captions replaced by the null text, for guidance.
         image_share: share of the steps that see only first frames: images, in the same model.
         label_smoothing: of the cross-entropy.
@@ -38,6 +39,7 @@ class GeneratorTraining(L.LightningModule):
         warmup_steps: int = 100,
         weight_decay: float = 0.02,
         schedule: Schedule | None = None,
+        patch_size: int = 1,
         text_dropout: float = 0.1,
         image_share: float = 0.05,
         label_smoothing: float = 0.0,
@@ -47,9 +49,10 @@ class GeneratorTraining(L.LightningModule):
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
         if not self.tokenizer.codebook_size:
             raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
-        self.generator = MaskedGenerator(backbone, text, self.tokenizer.codebook_size, self.tokenizer.quantizer.digits)
+        codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
+        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.schedule = schedule or Arccos()
+        self.schedule = schedule or Cosine()
         self.text_dropout, self.image_share, self.label_smoothing = text_dropout, image_share, label_smoothing
         self.seed = seed
 
@@ -93,7 +96,7 @@ class GeneratorTraining(L.LightningModule):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
 
     def configure_optimizers(self) -> dict:
-        edges = ("embeddings", "heads", "offset", "text.letters", "text.positions")
+        edges = ("embeddings", "join", "heads", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

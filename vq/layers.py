@@ -1,4 +1,4 @@
-"""The layers of the tokenizer: all of them causal in time, and blind to time where they normalise.
+"""The layers of the tokenizer: all of them causal in time, and normalised position by position.
 
 Tensors are (b, c, t, h, w), kept in ``channels_last_3d``: on CPU and GPU alike the convolutions are then 1.5 to 3
 times as fast, provided that the causal padding keeps the layout, which ``F.pad`` does and indexing does not.
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 
 class SpatialConv(nn.Conv3d):
-    """A 3x3 convolution inside each frame: (b, c, t, h, w) -> (b, out, t, h/stride, w/stride)."""
+    """A convolution inside each frame, 3x3 by default: (b, c, t, h, w) -> (b, out, t, h/stride, w/stride)."""
 
-    def __init__(self, channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__(channels, out_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1))
+    def __init__(self, channels: int, out_channels: int, stride: int = 1, kernel: int = 3) -> None:
+        around = kernel // 2
+        super().__init__(
+            channels, out_channels, (1, kernel, kernel), stride=(1, stride, stride), padding=(0, around, around)
+        )
 
 
 class TemporalConv(nn.Conv3d):
@@ -30,25 +33,25 @@ class TemporalConv(nn.Conv3d):
         return super().forward(F.pad(x, (0, 0, 0, 0, 2, 0), mode="replicate"))
 
 
-class FrameNorm(nn.Module):
-    """GroupNorm over each frame by itself: statistics over time would let later frames change earlier ones."""
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position by itself.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(1, channels, eps=1e-6)
+    Statistics over time would let later frames change earlier ones. Statistics over a frame would let an object change
+    the tokens of the background far from it: a code then says little about its place, and the generator, which has to
+    predict it, learns far more slowly (docs/LOG.md).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = self.norm(rearrange(x, "b c t h w -> (b t) c h w"))
-        return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
+        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution in space; norm, SiLU, convolution in time; added to the input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: int = 3) -> None:
         super().__init__()
-        self.space_norm, self.space = FrameNorm(channels), SpatialConv(channels, channels)
-        self.time_norm, self.time = FrameNorm(channels), TemporalConv(channels, channels)
+        self.space_norm, self.space = ChannelNorm(channels), SpatialConv(channels, channels, kernel=kernel)
+        self.time_norm, self.time = ChannelNorm(channels), TemporalConv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.space(F.silu(self.space_norm(x)))
@@ -57,11 +60,14 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Self-attention among the positions of each frame, for the bottleneck, where frames are small."""
+    """Self-attention among the positions of each frame, for the decoder's end of the bottleneck.
+
+    The encoder has none, so that a token depends on its surroundings only.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = FrameNorm(channels)
+        self.norm = ChannelNorm(channels)
         self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
         self.heads = max(1, channels // 64)
 

@@ -1,7 +1,7 @@
 """The trunk of the tokenizer: a convolutional encoder and decoder, causal in time.
 
-    video -> patchify -> [residual blocks, halve space, halve time] x stages -> attention -> latents
-    latents -> attention -> [residual blocks, double time, double space] x stages -> unpatchify -> video
+    video -> patchify -> [residual blocks, halve time, halve space] x stages -> latents
+    latents -> attention -> [double space, double time, residual blocks] x stages -> unpatchify -> video
 
 Space shrinks by ``patch_size`` in the stem and by 2 a stage of ``space_down``; time by 2 a stage of ``time_down``. The
 first frame stands alone, so t = 1 + k * ft frames become 1 + k latent frames, and an image is a video of one frame.
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vq.layers import (
+    ChannelNorm,
     FrameAttention,
-    FrameNorm,
     ResidualBlock,
     SpaceDown,
     SpaceUp,
@@ -38,6 +38,7 @@ class Encoder(nn.Module):
         patch_size: int,
         space_down: Sequence[bool],
         time_down: Sequence[bool],
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -45,12 +46,12 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = []
         for i, width in enumerate(channels):
             following = channels[min(i + 1, len(channels) - 1)]
-            layers += [ResidualBlock(width) for _ in range(blocks)]
+            layers += [ResidualBlock(width, kernel) for _ in range(blocks)]
             layers += [TimeDown(width)] if time_down[i] else []
-            layers += [SpaceDown(width, following) if space_down[i] else SpatialConv(width, following)]
+            layers += [SpaceDown(width, following) if space_down[i] else SpatialConv(width, following, kernel=kernel)]
         self.stages = nn.Sequential(*layers)
-        self.bottleneck = nn.Sequential(FrameAttention(channels[-1]), ResidualBlock(channels[-1]))
-        self.out = nn.Sequential(FrameNorm(channels[-1]), nn.SiLU(), SpatialConv(channels[-1], dim))
+        self.bottleneck = ResidualBlock(channels[-1], kernel)
+        self.out = nn.Sequential(ChannelNorm(channels[-1]), nn.SiLU(), SpatialConv(channels[-1], dim, kernel=kernel))
 
     def forward(self, video: Tensor) -> Tensor:
         x = self.stem(patchify(video, self.patch_size))  # b c t h/p w/p
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
             layers += [TimeUp(width)] if time_down[i] else []
             layers += [ResidualBlock(width) for _ in range(blocks)]
         self.stages = nn.Sequential(*layers)
-        self.out = nn.Sequential(FrameNorm(channels[0]), nn.SiLU(), SpatialConv(channels[0], 3 * patch_size**2))
+        self.out = nn.Sequential(ChannelNorm(channels[0]), nn.SiLU(), SpatialConv(channels[0], 3 * patch_size**2))
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.bottleneck(self.stem(latents))  # b c t' h' w'

@@ -36,6 +36,9 @@ class Tokenizer(Configurable, nn.Module):
         time_compression: frames a latent frame (ft), a power of two.
         space_compression: pixels a latent position, in height and in width (fs), a power-of-two multiple of
             ``patch_size``.
+        encoder_kernel: side of the encoder's convolutions inside a frame, but for the stem and the halvings. With 1 a
+            token speaks of its own patch and little else: what is equal gets equal tokens, which a generator learns
+            to predict in far fewer steps (docs/LOG.md).
     """
 
     def __init__(
@@ -46,12 +49,13 @@ class Tokenizer(Configurable, nn.Module):
         patch_size: int = 2,
         time_compression: int = 4,
         space_compression: int = 8,
+        encoder_kernel: int = 3,
     ) -> None:
         super().__init__()
         space_down = _halvings(space_compression / patch_size, len(channels), "space_compression / patch_size")
         time_down = _halvings(time_compression, len(channels), "time_compression")
         trunk = (quantizer.dim, tuple(channels), blocks, patch_size, space_down, time_down[::-1])
-        self.encoder, self.quantizer, self.decoder = Encoder(*trunk), quantizer, Decoder(*trunk)
+        self.encoder, self.quantizer, self.decoder = Encoder(*trunk, encoder_kernel), quantizer, Decoder(*trunk)
         self.time_compression, self.space_compression = time_compression, space_compression
         self.codebook_size = quantizer.codebook_size
         self.initialise()

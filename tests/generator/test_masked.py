@@ -77,6 +77,24 @@ def test_digits_multiply_and_sum_up():
         MaskedGenerator(*parts, codebook_size=1000, digits=[512, 125])
 
 
+def test_cells_of_a_patch_are_masked_and_asked_for_by_themselves():
+    torch.manual_seed(0)
+    parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
+    model = MaskedGenerator(*parts, codebook_size=125, patch_size=2)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    tokens, mask = tokens_and_mask(grid=(2, 4, 6))
+    text = model.read(["a", "b"])
+    masked = tokens.masked_fill(mask, model.mask_id)
+    everywhere = model(masked, torch.ones_like(mask), text)[0].view(*tokens.shape, -1)
+    torch.testing.assert_close(model(masked, mask, text)[0], everywhere[mask])
+    other = torch.where(mask, (tokens + 7) % 125, tokens).masked_fill(mask, model.mask_id)
+    assert torch.equal(model(other, mask, text)[0], model(masked, mask, text)[0])
+    assert build(model.config).patch_size == 2
+    with pytest.raises(ValueError, match="3x4 tokens does not split into patches of 2x2"):
+        model(tokens[:, :, :3, :4], mask[:, :, :3, :4], text)
+
+
 def test_the_loss_is_the_cross_entropy_of_hidden_tokens_only(generator):
     tokens, mask = tokens_and_mask()
     text = generator.read(["a", "b"])
