@@ -100,6 +100,14 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(model, tmp_path, arg
     assert not list(tmp_path.glob("a.*"))
 
 
+def test_a_wrong_flag_is_one_line_and_exit_status_2(model, tmp_path, capsys):
+    for args, words in ((["--framse", "9"], "unrecognized arguments: --framse"), (["--frames", "many"], "invalid int")):
+        with pytest.raises(SystemExit) as caught:
+            run(model, tmp_path / "a.mp4", "--prompt", "a", *args)
+        said = capsys.readouterr().err
+        assert caught.value.code == 2 and words in said and said.count("\n") == 1
+
+
 def test_out_of_a_wrong_kind_and_an_empty_prompt(model, tmp_path):
     with pytest.raises(ValueError, match=r"--out ends in .avi, expected .mp4"):
         run(model, tmp_path / "a.avi", "--prompt", "a")
