@@ -74,5 +74,5 @@ def test_every_file_that_the_readme_names_exists_and_the_other_way_round():
             )
     for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
         assert f"\n{target}:" in (root / "Makefile").read_text()
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for link in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (root / link).exists(), link
