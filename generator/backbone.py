@@ -84,7 +84,7 @@ class VideoTransformer(Configurable, nn.Module):
 
 
 class Norm(nn.LayerNorm):
-    """LayerNorm without bias. RMSNorm has no fused backward pass on CPUs, where it takes four times as long."""
+    """LayerNorm without bias. RMSNorm has no fused backward pass on CPUs, where it takes four to five times as long."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, bias=False)

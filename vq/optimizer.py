@@ -1,8 +1,8 @@
 """Muon for matrices and kernels, AdamW for the rest, as one optimizer.
 
 Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") steps along the nearest orthogonal
-matrix to the momentum, so that rare directions learn as fast as common ones. On this project's tokenizer it needs less
-than half the steps of AdamW (docs/LOG.md). Steps are scaled to the size of AdamW's (arXiv 2502.16982), so that both
+matrix to the momentum, so that rare directions learn as fast as common ones. On this project's tokenizer it needs about
+half the steps of AdamW (docs/LOG.md). Steps are scaled to the size of AdamW's (arXiv 2502.16982), so that both
 halves share a learning rate. ``torch.optim.Muon`` takes no convolutions, hence this file.
 """
 
