@@ -20,7 +20,7 @@ from generator.pipeline import VideoGenerator
 OUT = Path("out/demo")
 STAGES = {
     "tokenizer": "-c configs/vq/demo.yaml",
-    "generator": "-c configs/generator/demo.yaml --data.batch_size 32",
+    "generator": "-c configs/generator/demo.yaml --data.batch_size 64",
 }
 PROMPTS = [
     "a red circle moves right",

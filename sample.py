@@ -51,7 +51,7 @@ def parser() -> Parser:
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance; 1 is none")
     p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
-    p.add_argument("--temperature", type=float, default=1.0)
+    p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels, or a picture, white there")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")

@@ -47,6 +47,7 @@ class VideoTransformer(Configurable, nn.Module):
         if dim % (8 * heads):
             raise ValueError(f"dim {dim} does not split into {heads} heads of a multiple of 8: change dim or heads")
         self.dim, self.head_dim = dim, dim // heads
+        self.place = nn.Linear(6 * 16, dim)
         self.text_norm = Norm(text_dim)  # pretrained encoders differ in scale by orders of magnitude
         self.level = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.modulation = nn.Linear(dim, 6 * dim)
@@ -74,6 +75,7 @@ class VideoTransformer(Configurable, nn.Module):
 
     def forward(self, hidden: Tensor, grid: tuple[int, int, int], level: Tensor, text: TextMemory) -> Tensor:
         """hidden (b, t*h*w, dim), the grid (t, h, w), the corruption level in [0, 1] (b,) -> (b, t*h*w, dim)."""
+        hidden = hidden + self.place(borders(grid, hidden.device))
         rotation = rotary(grid, self.head_dim, hidden.device)
         modulation = self.modulation(F.silu(self.level(sinusoid(level, 256))))  # b 6*dim
         modulation = rearrange(modulation, "b (six d) -> six b 1 d", six=6)
@@ -170,6 +172,22 @@ def sinusoid(level: Tensor, dim: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000) * torch.arange(dim // 2, device=level.device) / (dim // 2))
     angles = 1000 * level.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def borders(grid: tuple[int, int, int], device) -> Tensor:
+    """How far each position is from the six borders of the grid, as sines and cosines, (t*h*w, 96).
+
+    Rotary positions are relative: where everything is masked, and therefore alike, they tell all positions the same,
+    and the first choices of a generation would know neither the first frame nor the middle of the picture.
+    """
+    frequencies = torch.pi / 2 ** torch.arange(1, 9, device=device)  # periods of 4 to 512 positions
+    axes = []
+    for size in grid:
+        index = torch.arange(size, device=device)
+        angles = torch.stack([index, size - 1 - index], dim=1)[..., None] * frequencies  # size 2 8
+        axes.append(torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1))  # size 32
+    cells = torch.cartesian_prod(*(torch.arange(size, device=device) for size in grid))  # t*h*w 3
+    return torch.cat([axis[cells[:, i]] for i, axis in enumerate(axes)], dim=-1)
 
 
 def rotary(grid: tuple[int, int, int], head_dim: int, device) -> Tensor:

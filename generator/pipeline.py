@@ -80,7 +80,7 @@ class VideoGenerator:
         steps: int = 16,
         guidance: float = 3.0,
         order: Order | None = None,
-        temperature: float = 1.0,
+        temperature: float = 0.7,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
@@ -90,7 +90,7 @@ class VideoGenerator:
             steps: calls of the network a sample (twice as many forward passes with guidance).
             guidance: scale of classifier-free guidance; 1 is none.
             order: which cells come first; None: Halton.
-            temperature: of the tokens' distribution.
+            temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
         """

@@ -84,7 +84,7 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, videos, tm
     assert any(tmp_path.rglob("events.out.tfevents*"))
     if "generator" in str(recipe):
         model = VideoGenerator.from_pretrained(tmp_path / "model")
-        assert model("a red circle", frames=5, height=16, width=16, steps=2).shape == (1, 3, 5, 16, 16)
+        assert model("a red circle", frames=5, height=32, width=32, steps=2).shape == (1, 3, 5, 32, 32)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)

@@ -118,20 +118,26 @@ class SpaceDown(nn.Module):
     """Halves height and width: (b, c, t, h, w) -> (b, out, t, h/2, w/2).
 
     A convolution is added to a way without weights, space-to-depth and the mean of neighbouring channels (DC-AE, arXiv
-    2410.10733): through deep compression the gradient finds a straight path.
+    2410.10733): through deep compression the gradient finds a straight path. With ``kernel=1`` an output sees its own
+    2x2 inputs only, otherwise 3x3 of them.
     """
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int, kernel: int = 3) -> None:
         super().__init__()
         if 4 * channels % out_channels:
             raise ValueError(
                 f"{channels} channels cannot halve into {out_channels}: the latter must divide {4 * channels}"
             )
-        self.conv = SpatialConv(channels, out_channels, stride=2)
+        self.local = kernel == 1
+        if self.local:
+            self.conv = SpatialConv(4 * channels, out_channels, kernel=1)
+        else:
+            self.conv = SpatialConv(channels, out_channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y + rearrange(patchify(x, 2), "b (k c) t h w -> b k c t h w", c=y.shape[1]).mean(1)
+        folded = patchify(x, 2)
+        y = self.conv(folded if self.local else x)
+        return y + rearrange(folded, "b (k c) t h w -> b k c t h w", c=y.shape[1]).mean(1)
 
 
 class SpaceUp(nn.Module):

@@ -42,13 +42,14 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.stem = SpatialConv(3 * patch_size**2, channels[0])
+        self.stem = SpatialConv(3 * patch_size**2, channels[0], kernel=kernel)
         layers: list[nn.Module] = []
         for i, width in enumerate(channels):
             following = channels[min(i + 1, len(channels) - 1)]
             layers += [ResidualBlock(width, kernel) for _ in range(blocks)]
             layers += [TimeDown(width)] if time_down[i] else []
-            layers += [SpaceDown(width, following) if space_down[i] else SpatialConv(width, following, kernel=kernel)]
+            out = (width, following)
+            layers += [SpaceDown(*out, kernel=kernel) if space_down[i] else SpatialConv(*out, kernel=kernel)]
         self.stages = nn.Sequential(*layers)
         self.bottleneck = ResidualBlock(channels[-1], kernel)
         self.out = nn.Sequential(ChannelNorm(channels[-1]), nn.SiLU(), SpatialConv(channels[-1], dim, kernel=kernel))

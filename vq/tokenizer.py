@@ -36,9 +36,9 @@ class Tokenizer(Configurable, nn.Module):
         time_compression: frames a latent frame (ft), a power of two.
         space_compression: pixels a latent position, in height and in width (fs), a power-of-two multiple of
             ``patch_size``.
-        encoder_kernel: side of the encoder's convolutions inside a frame, but for the stem and the halvings. With 1 a
-            token speaks of its own patch and little else: what is equal gets equal tokens, which a generator learns
-            to predict in far fewer steps (docs/LOG.md).
+        encoder_kernel: side of the encoder's convolutions inside a frame. With 1 a token speaks of its own square of
+            pixels alone (and of its past): what is equal gets equal tokens, wherever it stands, which a generator
+            learns to predict in far fewer steps. The decoder sees all around either way. (docs/LOG.md)
     """
 
     def __init__(

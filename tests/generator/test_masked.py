@@ -30,6 +30,12 @@ def test_masked_positions_are_hidden(generator):
     assert (generator(known, mask, text)[0] - first).abs().max() > 1e-3  # what is known does matter
 
 
+def test_positions_differ_where_nothing_is_known(generator):
+    tokens = torch.full((1, 3, 4, 4), generator.mask_id)
+    logits = generator(tokens, torch.ones_like(tokens, dtype=torch.bool), generator.read(["a"]))[0]
+    assert len(logits.mul(1000).round().unique(dim=0)) == 3 * 4 * 4  # rotary positions alone: 1
+
+
 def test_logits_only_where_asked_and_in_order(generator):
     tokens, mask = tokens_and_mask()
     text = generator.read(["a", "b"])

@@ -37,6 +37,18 @@ def test_every_compression_is_causal_and_keeps_the_size(time, space):
         torch.testing.assert_close(decoded[:, :, : 1 + time], expected[:, :, : 1 + time], rtol=0, atol=0)
 
 
+def test_a_local_encoder_gives_equal_squares_equal_tokens_wherever_they_stand():
+    torch.manual_seed(0)
+    encoder = Tokenizer(Continuous(4), channels=[8, 16], patch_size=4, encoder_kernel=1).eval().encoder
+    video = torch.rand(1, 3, 5, 1, 1).expand(1, 3, 5, 24, 32).clone()
+    with torch.no_grad():
+        plain = encoder(video)
+        assert (plain - plain[..., :1, :1]).abs().max() < 1e-6  # borders included
+        video[..., 8:16, 16:24] = torch.rand(8, 8)
+        changed = (encoder(video) - plain).abs().amax((0, 1, 2)) > 1e-5
+    assert changed.nonzero().tolist() == [[1, 2]]
+
+
 def test_an_image_is_the_first_frame_of_a_video(tokenizer):
     video = torch.rand(1, 3, 9, 16, 24) * 2 - 1
     assert torch.equal(tokenizer.encode(video[:, :, :1]), tokenizer.encode(video)[:, :1])
