@@ -3,6 +3,6 @@
 from torch import Tensor
 
 
-def guide(conditional: list[Tensor], unconditional: list[Tensor], scale: float) -> list[Tensor]:
-    """unconditional + scale * (conditional - unconditional), a digit at a time; scale 1 is no guidance."""
-    return [u + scale * (c - u) for c, u in zip(conditional, unconditional, strict=True)]
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """unconditional + scale * (conditional - unconditional); scale 1 is no guidance."""
+    return unconditional + scale * (conditional - unconditional)

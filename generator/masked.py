@@ -1,16 +1,18 @@
 """MaskedGenerator: a transformer that fills in missing tokens, and the loss that teaches it to (MaskGIT, 2202.04200).
 
-    tokens --embeddings, patches--> hidden --VideoTransformer--> hidden --patches, asked cells only, heads--> logits
+    tokens --embeddings, patches--> hidden --VideoTransformer--> hidden --patches--> the asked cells --heads--> logits
 
 A large codebook is split into digits with a small embedding table and head each: a softmax over 64,000 codes costs
-several times the rest of a small model, one over 512 and one over 125 cost nothing visible. The mask has its own row
-behind each table, outside the codebook: ``mask_id = codebook_size``.
+several times the rest of a small model, one over 512 and one over 125 cost nothing visible. Each head is told the
+digits before its own, so that the halves of a token belong together. The mask has its own row behind each table,
+outside the codebook: ``mask_id = codebook_size``.
 
 Neighbouring cells may share a position of the transformer (``patch_size``), as pixels share a patch: each is still
 masked, asked for and committed by itself, at a fraction of the cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +56,9 @@ class MaskedGenerator(Configurable, nn.Module):
         self.join = nn.Linear(cells * width, backbone.dim) if cells > 1 else nn.Identity()
         self.split = nn.Linear(backbone.dim, cells * width) if cells > 1 else nn.Identity()
         self.heads = nn.ModuleList(nn.Linear(width, k) for k in self.digits)
+        self.previous = nn.ModuleList(nn.Embedding(k, width) for k in self.digits[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
-        for table in self.embeddings:
+        for table in (*self.embeddings, *self.previous):
             nn.init.normal_(table.weight, std=0.02)
         for head in self.heads:  # the first guess is uniform
             nn.init.zeros_(head.weight)
@@ -72,15 +75,27 @@ class MaskedGenerator(Configurable, nn.Module):
             mask = torch.where(drop[:, None], first, mask)
         return self.backbone.read(tokens, mask)
 
-    def forward(self, tokens: Tensor, where: Tensor, text: TextMemory) -> list[Tensor]:
-        """Logits at the asked positions.
+    def forward(self, tokens: Tensor, where: Tensor, text: TextMemory) -> list[Callable[[Tensor], Tensor]]:
+        """Logits at the asked positions, digit by digit.
 
         Args:
             tokens: int64 (b, t, h, w), ``mask_id`` where unknown.
             where: bool (b, t, h, w), the m positions to predict.
 
-        Returns: a tensor (m, k) for each digit of k values, in the order of ``where``'s True positions.
+        Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
+            logits (m, k), in the order of ``where``'s True positions.
         """
+        cells = self.cells(tokens, where, text)
+        return [partial(self.logits, cells, i) for i in range(len(self.digits))]
+
+    def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
+        """Logits (m, k) of digit i of cells (m, width), given the digits before it, (m, i) or more of them."""
+        for j in range(i):
+            cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
+        return self.heads[i](cells)
+
+    def cells(self, tokens: Tensor, where: Tensor, text: TextMemory) -> Tensor:
+        """What the transformer makes of the asked positions, (m, width)."""
         masked = tokens == self.mask_id
         digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
         hidden = 0
@@ -93,8 +108,7 @@ class MaskedGenerator(Configurable, nn.Module):
         hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
         hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text))
-        cells = rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)
-        return [head(cells[where]) for head in self.heads]
+        return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
 
 
 def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator) -> Tensor:
@@ -109,10 +123,10 @@ def masked_loss(
     model: MaskedGenerator, tokens: Tensor, mask: Tensor, text: TextMemory, label_smoothing: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the hidden tokens in nats a token, summed over digits; computed where ``mask`` is True only."""
-    logits = model(tokens.masked_fill(mask, model.mask_id), mask, text)
     targets = to_digits(tokens[mask], model.digits)  # m digits
     loss, right = 0, True
-    for i, digit in enumerate(logits):
+    for i, logits in enumerate(model(tokens.masked_fill(mask, model.mask_id), mask, text)):
+        digit = logits(targets)
         loss = loss + F.cross_entropy(digit.float(), targets[:, i], label_smoothing=label_smoothing)
         right = right & (digit.argmax(-1) == targets[:, i])
     return loss, {"accuracy": right.float().mean()}

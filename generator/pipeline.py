@@ -78,7 +78,7 @@ class VideoGenerator:
         texts: list[str],
         seeds: list[int],
         steps: int = 16,
-        guidance: float = 3.0,
+        guidance: float = 2.5,
         order: Order | None = None,
         temperature: float = 0.7,
         batch_size: int = 16,
@@ -112,8 +112,9 @@ class VideoGenerator:
             return lambda tokens, where: self.generator(tokens, where, memory)
         null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
 
-        def predict(tokens: Tensor, where: Tensor) -> list[Tensor]:
-            return guide(self.generator(tokens, where, memory), self.generator(tokens, where, null), guidance)
+        def predict(tokens: Tensor, where: Tensor) -> list[Callable[[Tensor], Tensor]]:
+            pairs = zip(self.generator(tokens, where, memory), self.generator(tokens, where, null), strict=True)
+            return [lambda before, c=c, u=u: guide(c(before), u(before), guidance) for c, u in pairs]
 
         return predict
 

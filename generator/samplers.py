@@ -1,6 +1,6 @@
 """Sampling: fill the masked cells of a canvas in a few steps, most promising ones first.
 
-A sampler knows neither network nor trainer. It is given ``predict(tokens, where) -> logits`` and an ``Order``, which
+A sampler knows neither network nor trainer. It is given ``predict(tokens, where)`` and an ``Order``, which
 scores the cells: the highest are committed first. Every draw of a sample comes from a generator of its own, so that a
 sample depends on its seed and not on the batch that it happened to be in.
 """
@@ -15,7 +15,8 @@ from generator.schedules import Cosine, Schedule
 from generator.tasks import Canvas
 from vq.quantizers import from_digits
 
-Predict = Callable[[Tensor, Tensor], list[Tensor]]  # tokens (b,t,h,w), where (b,t,h,w) -> a digit: logits (m, k)
+# tokens (b, t, h, w) and where (b, t, h, w) -> for each digit: the digits before it (m, i) -> logits (m, k)
+Predict = Callable[[Tensor, Tensor], list[Callable[[Tensor], Tensor]]]
 
 
 class Order:
@@ -77,7 +78,8 @@ def sample(
     """Fills a canvas: known tokens stay untouched, each other cell is committed exactly once, no mask is left.
 
     Args:
-        predict: logits at the asked cells, a tensor (m, k) for each digit of the codebook.
+        predict: for each digit of the codebook a function that gives its logits (m, k) at the m asked cells, told the
+            digits before it.
         canvas: tokens (b, t, h, w) and which of them are known.
         seeds: one a sample.
         order: which cells come first.
@@ -102,8 +104,7 @@ def sample(
         count = masked.flatten(1).sum(1) - left  # to commit now, (b,)
         if not count.any():
             continue
-        logits = predict(tokens, masked)
-        drawn, confidence = _draw(logits, masked, rngs, temperature)
+        drawn, confidence = _draw(predict(tokens, masked), masked, rngs, temperature)
         gumbel = torch.stack([_gumbel((masked[0].numel(),), rng) for rng in rngs])
         scores = order.scores(grid, _on_grid(confidence, masked).flatten(1), gumbel, step / steps)
         ranks = (
@@ -115,21 +116,23 @@ def sample(
 
 
 def _draw(
-    logits: list[Tensor], masked: Tensor, rngs: list[torch.Generator], temperature: float
+    predictions: list[Callable[[Tensor], Tensor]], masked: Tensor, rngs: list[torch.Generator], temperature: float
 ) -> tuple[Tensor, Tensor]:
     """A token for each masked cell by the Gumbel-max trick, (m,), and its log-probability (m,)."""
     cells = masked.flatten(1).sum(1).tolist()
-    digits, confidence = [], 0
-    for digit in logits:
-        digit = digit.float()
-        noisy = digit
+    digits = torch.empty(sum(cells), 0, dtype=torch.long, device=masked.device)
+    sizes, confidence = [], 0
+    for predict in predictions:
+        logits = predict(digits).float()
+        noisy = logits
         if temperature > 0:
-            gumbel = torch.cat([_gumbel((m, digit.shape[1]), rng) for m, rng in zip(cells, rngs, strict=True)])
-            noisy = digit + temperature * gumbel
-        chosen = noisy.argmax(1)
-        confidence = confidence + digit.log_softmax(1).gather(1, chosen[:, None]).squeeze(1)
-        digits.append(chosen)
-    return from_digits(torch.stack(digits, 1), tuple(d.shape[1] for d in logits)), confidence
+            gumbel = torch.cat([_gumbel((m, logits.shape[1]), rng) for m, rng in zip(cells, rngs, strict=True)])
+            noisy = logits + temperature * gumbel
+        chosen = noisy.argmax(1, keepdim=True)
+        confidence = confidence + logits.log_softmax(1).gather(1, chosen).squeeze(1)
+        digits = torch.cat([digits, chosen], dim=1)
+        sizes.append(logits.shape[1])
+    return from_digits(digits, tuple(sizes)), confidence
 
 
 def _gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:

@@ -96,7 +96,7 @@ class GeneratorTraining(L.LightningModule):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
 
     def configure_optimizers(self) -> dict:
-        edges = ("embeddings", "join", "heads", "offset", "text.letters", "text.positions")
+        edges = ("embeddings", "previous", "join", "heads", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
