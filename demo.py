@@ -16,11 +16,14 @@ from data.video import write_clip
 from evaluation.detector import score
 from evaluation.sheet import contact_sheet
 from generator.pipeline import VideoGenerator
+from vq import encode
 
 OUT = Path("out/demo")
 STAGES = {
-    "tokenizer": "-c configs/vq/demo.yaml",
-    "generator": "-c configs/generator/demo.yaml --data.batch_size 64",
+    "tokenizer": "train.py fit -c configs/vq/demo.yaml",
+    "tokens": "-m vq.encode --tokenizer out/demo/tokenizer/model --data configs/data/demo.yaml --clips 24576 "
+    "--out out/demo/tokens",
+    "generator": "train.py fit -c configs/generator/demo.yaml",
 }
 PROMPTS = [
     "a red circle moves right",
@@ -38,13 +41,15 @@ FRESH = 64  # prompts that the score is measured on
 def main() -> None:
     began = time.time()
     warnings.filterwarnings("ignore", module="lightning")
-    for number, (stage, recipe) in enumerate(STAGES.items(), start=1):
-        print(f"\n[{number}/3] {stage}: python train.py fit {recipe}", flush=True)
-        if (OUT / stage / "model" / "config.yaml").is_file():
+    for number, (stage, command) in enumerate(STAGES.items(), start=1):
+        print(f"\n[{number}/4] {stage}: python {command}", flush=True)
+        if stage == "tokens":
+            encode.main(command.split()[2:])
+        elif (OUT / stage / "model" / "config.yaml").is_file():
             print("already trained")
         else:
-            train.main(["fit", *recipe.split(), "--ckpt_path", "last"])
-    print("\n[3/3] samples", flush=True)
+            train.main([*command.split()[1:], "--ckpt_path", "last"])
+    print("\n[4/4] samples", flush=True)
     model = VideoGenerator.from_pretrained(OUT / "generator" / "model")
     folder = model.save_pretrained(OUT / "model")
     videos = model(PROMPTS)

@@ -49,7 +49,7 @@ def parser() -> Parser:
     p.add_argument("--num", type=int, default=1, help="samples a prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
-    p.add_argument("--guidance", type=float, default=2.5, help="classifier-free guidance; 1 is none")
+    p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
     p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
     p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import lightning as L
@@ -17,32 +18,42 @@ from data.video import Example
 class Batch:
     """Clips of one shape: ``video`` (b, 3, t, h, w) in [-1, 1], their captions, frames a second, and attributes.
 
-    ``skipped`` holds a line for each broken file that was passed over on the way.
+    Out of a token cache come ``tokens`` int64 (b, t', h', w') instead, and ``video`` is None. ``skipped`` holds a line
+    for each broken file that was passed over on the way.
     """
 
-    video: Tensor
+    video: Tensor | None
     text: list[str]
     fps: Tensor
     attributes: list[dict | None]
     skipped: tuple[str, ...] = ()
+    tokens: Tensor | None = None
 
     def to(self, device, non_blocking: bool = False) -> "Batch":
-        moved = {k: getattr(self, k).to(device, non_blocking=non_blocking) for k in ("video", "fps")}
-        return dataclasses.replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        return dataclasses.replace(self, video=self.video.pin_memory(), fps=self.fps.pin_memory())
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **{k: function(v) for k, v in tensors.items()})
 
 
 def collate(examples: list[Example]) -> Batch:
     """Examples of one shape -> a batch."""
     return Batch(
-        video=torch.stack([e.clip for e in examples]),
+        video=_stack([e.clip for e in examples]),
         text=[e.text for e in examples],
         fps=torch.tensor([e.fps for e in examples], dtype=torch.float32),
         attributes=[e.attributes for e in examples],
         skipped=tuple(line for e in examples for line in e.skipped),
+        tokens=_stack([e.tokens for e in examples]),
     )
+
+
+def _stack(tensors: list[Tensor | None]) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)
 
 
 class VideoData(L.LightningDataModule):
@@ -77,7 +88,7 @@ class VideoData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         batches = StepBatches(
-            _groups(self.train),
+            groups(self.train),
             self.batch_size,
             seed=self.seed,
             # a resumed run has restored its step by now; batches are counted, not optimizer steps
@@ -85,22 +96,24 @@ class VideoData(L.LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
-        return self._loader(self.train, batch_sampler=batches, persistent_workers=self.num_workers > 0)
+        return self.loader(self.train, batches, persistent_workers=self.num_workers > 0)
 
     def val_dataloader(self) -> DataLoader:
-        groups = _groups(self.val)
+        alike = groups(self.val)
         indices = range(min(self.val_clips, len(self.val)))
-        if isinstance(groups, list):  # neighbours of one shape share a batch
-            indices = sorted(indices, key=lambda i: groups[i])
-            runs = [list(run) for _, run in itertools.groupby(indices, key=lambda i: groups[i])]
+        if isinstance(alike, list):  # neighbours of one shape share a batch
+            indices = sorted(indices, key=lambda i: alike[i])
+            runs = [list(run) for _, run in itertools.groupby(indices, key=lambda i: alike[i])]
         else:
             runs = [list(indices)]
         batches = [run[i : i + self.batch_size] for run in runs for i in range(0, len(run), self.batch_size)]
-        return self._loader(self.val, batch_sampler=batches)
+        return self.loader(self.val, batches)
 
-    def _loader(self, dataset: Dataset, **kwargs) -> DataLoader:
+    def loader(self, dataset: Dataset, batches: Iterable[list[int]], **kwargs) -> DataLoader:
+        """Batches of the given indices of a data set."""
         return DataLoader(
             dataset,
+            batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
@@ -108,7 +121,7 @@ class VideoData(L.LightningDataModule):
         )
 
 
-def _groups(dataset: Dataset) -> list | int:
+def groups(dataset: Dataset) -> list | int:
     """The shape of each clip where clips differ in shape (``shape_of``), otherwise just their number."""
     if hasattr(dataset, "shape_of"):
         return [dataset.shape_of(i) for i in range(len(dataset))]

@@ -43,11 +43,12 @@ class VideoError(ValueError):
 class Example:
     """One captioned clip, as every dataset of this package returns it."""
 
-    clip: torch.Tensor  # float (3, t, h, w) in [-1, 1]
+    clip: torch.Tensor | None  # float (3, t, h, w) in [-1, 1]; None out of a token cache
     text: str
     fps: float
     attributes: dict | None = None
     skipped: tuple[str, ...] = ()  # one line for each broken file that was passed over to get here
+    tokens: torch.Tensor | None = None  # int64 (t', h', w'), out of a token cache
 
 
 @dataclass(frozen=True)

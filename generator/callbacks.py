@@ -16,7 +16,7 @@ class SamplePictures(Callback):
         steps, guidance: of the sampler.
     """
 
-    def __init__(self, prompts: list[str], steps: int = 12, guidance: float = 2.5) -> None:
+    def __init__(self, prompts: list[str], steps: int = 12, guidance: float = 2.0) -> None:
         self.prompts, self.steps, self.guidance = prompts, steps, guidance
 
     def on_validation_epoch_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:

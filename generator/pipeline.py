@@ -78,7 +78,7 @@ class VideoGenerator:
         texts: list[str],
         seeds: list[int],
         steps: int = 16,
-        guidance: float = 2.5,
+        guidance: float = 2.0,
         order: Order | None = None,
         temperature: float = 0.7,
         batch_size: int = 16,

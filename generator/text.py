@@ -9,10 +9,12 @@ other texts of the batch, and padding is zero.
 
 import re
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vq.config import Configurable
 
@@ -88,8 +90,11 @@ class ByteText(TextEncoder):
         letters = self._write(texts).to(self.positions.device)  # (b, l, WORD)
         mask = letters[..., 0] != self.FILL  # (b, l)
         words = self.spell(self.letters(letters).flatten(2)) + self.positions[: mask.shape[1]]  # (b, l, d)
-        for layer in self.layers:
-            words = layer(words, src_key_padding_mask=~mask)
+        # the fused kernel's backward pass is slow on CPUs for texts this short: a twentieth of a small model's step
+        slow = not words.is_cuda and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+            for layer in self.layers:
+                words = layer(words, src_key_padding_mask=~mask)
         return Text(self.norm(words) * mask[..., None], mask)
 
     def _write(self, texts: list[str]) -> torch.Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from data.module import Batch
+from data.tokens import TokenCache
 from generator.backbone import VideoTransformer
 from generator.masked import MaskedGenerator, masked_loss, random_masks
 from generator.schedules import Cosine, Schedule
@@ -21,7 +22,7 @@ class GeneratorTraining(L.LightningModule):
             part of the checkpoint.
         backbone: the transformer.
         text: encoder of the captions.
-        learning_rate, warmup_steps, weight_decay: Muon with warm-up and cosine decay to ``max_steps``.
+        learning_rate, warmup_steps, weight_decay: of Muon; see ``vq.training.optimizer``.
         schedule: how mask ratios are drawn; None: cosine.
         patch_size: p x p tokens of a frame share a position of the transformer; see ``MaskedGenerator``.
         text_dropout: share of the captions replaced by the null text, for guidance.
@@ -63,10 +64,16 @@ class GeneratorTraining(L.LightningModule):
 
     def on_fit_start(self) -> None:
         check_sizes(self)
+        for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
+            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
+                raise ValueError(
+                    f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
+                    "this run, python -m vq.encode --tokenizer ..."
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens = self.tokenizer.encode(batch.video)
+        tokens = self._tokens(batch)
         if torch.rand((), generator=rng) < self.image_share:
             tokens = tokens[:, :1]
         b = len(tokens)
@@ -83,12 +90,15 @@ class GeneratorTraining(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same masks at every validation, so that the curve moves only when the model does."""
         rng = torch.Generator().manual_seed(batch_idx)
-        tokens = self.tokenizer.encode(batch.video)
+        tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
         loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(batch.text))
         self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
         self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
 
     def _rng(self, batch_idx: int) -> torch.Generator:
         """A generator for this step and process alone."""
@@ -96,7 +106,7 @@ class GeneratorTraining(L.LightningModule):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
 
     def configure_optimizers(self) -> dict:
-        edges = ("embeddings", "previous", "join", "heads", "offset", "text.letters", "text.positions")
+        edges = ("embeddings", "previous", "join", "logits", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

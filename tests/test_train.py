@@ -12,7 +12,7 @@ import train
 from data.shapes import Shapes
 from data.video import write_clip
 from generator.pipeline import VideoGenerator
-from vq import pretrained
+from vq import encode, pretrained
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(
@@ -72,10 +72,21 @@ def tokenizer(tmp_path_factory) -> Path:
     return out / "model"
 
 
+@pytest.fixture(scope="module")
+def on_tokens(tokenizer, tmp_path_factory) -> list[str]:
+    """Flags of a tiny generator on that tokenizer and on a cache of its tokens."""
+    folder = tmp_path_factory.mktemp("tokens")
+    data = ["--data", str(ROOT / "configs/data/demo.yaml"), "--data.num_workers", "0", "--clips", "12"]
+    encode.main(["--tokenizer", str(tokenizer), *data, "--out", str(folder)])
+    return ["--model.tokenizer", str(tokenizer), "--data.train.folder", str(folder), *TINY_GENERATOR]
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, videos, tmp_path):
+def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens, videos, tmp_path):
     flags = data_flags(recipe, videos)
-    if "generator" in str(recipe):
+    if recipe.match("generator/demo.yaml"):
+        flags += on_tokens
+    elif "generator" in str(recipe):
         flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
     cli = fit(ROOT / recipe, tmp_path, *flags, *two())
     assert cli.trainer.global_step == 2
@@ -97,8 +108,8 @@ def test_every_recipe_says_what_it_is_and_builds_at_its_own_size(recipe):
 
 
 @pytest.mark.parametrize("stage", ["vq", "generator"])
-def test_a_killed_run_goes_on_bit_for_bit(stage, tokenizer, tmp_path):
-    flags = TINY_VQ if stage == "vq" else ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
+def test_a_killed_run_goes_on_bit_for_bit(stage, on_tokens, tmp_path):
+    flags = TINY_VQ if stage == "vq" else on_tokens
     flags = [*flags, "--checkpoint.every_n_train_steps", "3", "--data.num_workers", "1"]
     config = ROOT / f"configs/{stage}/demo.yaml"
     whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
@@ -122,24 +133,27 @@ def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwar
     assert sum("3.mp4" in line and "were skipped" not in line for line in said) <= 2  # training and validation set
 
 
-def test_a_checkpoint_reloads_to_the_same_model(tokenizer, tmp_path):
-    fit(ROOT / "configs/generator/demo.yaml", tmp_path, "--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *two())
+def test_a_checkpoint_reloads_to_the_same_model(on_tokens, tmp_path):
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *two())
     exported = VideoGenerator.from_pretrained(tmp_path / "model")
     checkpoint = VideoGenerator.from_pretrained(tmp_path / "checkpoints" / "last.ckpt")
     assert exported.clip == checkpoint.clip == {"frames": 9, "height": 32, "width": 32, "fps": 8}
     assert torch.equal(exported("a red circle", seed=3), checkpoint("a red circle", seed=3))
 
 
-def test_another_tokenizer_is_refused_when_resuming(tokenizer, tmp_path):
+def test_another_tokenizer_is_refused(on_tokens, tmp_path):
     config = ROOT / "configs/generator/demo.yaml"
-    fit(config, tmp_path / "run", "--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *two())
+    fit(config, tmp_path / "run", *on_tokens, *two())
     fit(ROOT / "configs/vq/demo.yaml", tmp_path / "vq", *TINY_VQ, *two(3))
-    flags = ["--model.tokenizer", str(tmp_path / "vq" / "model"), *TINY_GENERATOR, *two(4), "--ckpt_path", "last"]
-    with pytest.raises(ValueError, match="another tokenizer"):
-        fit(config, tmp_path / "run", *flags)
+    other = ["--model.tokenizer", str(tmp_path / "vq" / "model")]
+    with pytest.raises(ValueError, match=r"tokens in .* are another tokenizer's"):
+        fit(config, tmp_path / "new", *on_tokens, *other, *two(4))
+    videos = ["--data", str(ROOT / "configs/data/demo.yaml")]
+    with pytest.raises(ValueError, match="checkpoint was trained with another tokenizer"):
+        fit(config, tmp_path / "run", *videos, *other, *TINY_GENERATOR, *two(4), "--ckpt_path", "last")
 
 
-def test_wrong_flags_are_one_sentence(tokenizer, videos, tmp_path, capsys):
+def test_wrong_flags_are_one_sentence(on_tokens, videos, tmp_path, capsys):
     demo = ROOT / "configs/vq/demo.yaml"
     with pytest.raises(ValueError, match="10 frames do not fit 4x compression in time: use 9 or 13"):
         fit(demo, tmp_path, *TINY_VQ, *two(), "--data.train.frames", "10")
@@ -149,9 +163,11 @@ def test_wrong_flags_are_one_sentence(tokenizer, videos, tmp_path, capsys):
     with pytest.raises(ValueError, match="no such folder"):
         fit(ROOT / "configs/vq/folder.yaml", tmp_path, *TINY_VQ, *two(), "--data.train.path", "nowhere")
     with pytest.raises(ValueError, match="no model at 'nowhere'"):
-        fit(ROOT / "configs/generator/demo.yaml", tmp_path, "--model.tokenizer", "nowhere", *two())
+        fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *two(), "--model.tokenizer", "nowhere")
+    with pytest.raises(ValueError, match=r"holds no cache\.json"):
+        fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *two(), "--data.train.folder", "nowhere")
 
 
 def test_the_generator_needs_its_own_tokenizers_codebook(tokenizer, generator):
-    with pytest.raises(ValueError, match="codebook of 125 tokens and the tokenizer has 1000"):
+    with pytest.raises(ValueError, match="codebook of 125 tokens and the tokenizer has 1000000000000"):
         VideoGenerator(pretrained.load(tokenizer, "tokenizer"), generator, {})

@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, distributed
 
 from vq import pretrained
 
@@ -18,25 +18,33 @@ class CodebookUsage(Callback):
     """
 
     def on_validation_epoch_start(self, trainer: L.Trainer, training: L.LightningModule) -> None:
-        self.counts = torch.zeros(training.tokenizer.codebook_size, dtype=torch.long)
+        self.tokens: list[Tensor] = []
 
     def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        tokens = training.tokenizer.encode(batch.video.clamp(-1, 1))
-        self.counts += torch.bincount(tokens.flatten().cpu(), minlength=len(self.counts))
+        self.tokens.append(training.tokenizer.encode(batch.video.clamp(-1, 1)).flatten().cpu())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
-        counts = training.all_gather(self.counts).view(-1, len(self.counts)).sum(0).cpu()
-        possible = min(len(counts), int(counts.sum()))
-        frequencies = counts / counts.sum()
-        perplexity = torch.special.entr(frequencies).sum().exp().item()
-        usage = (counts > 0).sum().item() / possible
-        training.log("val/usage", usage, rank_zero_only=True, prog_bar=True)
+        tokens = _from_all_processes(torch.cat(self.tokens))
+        counts = tokens.unique(return_counts=True)[1]  # of the codes in use: a table of all may not fit in memory
+        possible = min(training.tokenizer.codebook_size, len(tokens))
+        perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
+        training.log("val/usage", len(counts) / possible, rank_zero_only=True, prog_bar=True)
         training.log("val/perplexity", perplexity, rank_zero_only=True)
-        if perplexity < 0.02 * possible and trainer.global_step > 500:
+        # of more than a thousand codes few can be common: still ground is most of many videos
+        if perplexity < 0.02 * min(possible, 1000) and trainer.global_step > 500:
             rank_zero_warn(
                 f"the codebook has collapsed: {perplexity:.0f} of {possible} codes are in use. Use vq.quantizers.FSQ, "
                 "lower the learning rate, or look at the data: is every clip the same?"
             )
+
+
+def _from_all_processes(tokens: Tensor) -> Tensor:
+    """The tokens (n,) of all processes, each of which may have another number of them."""
+    if not distributed.is_initialized():
+        return tokens
+    parts: list[Tensor] = [tokens] * distributed.get_world_size()
+    distributed.all_gather_object(parts, tokens)
+    return torch.cat(parts)
 
 
 class ReconstructionPictures(Callback):

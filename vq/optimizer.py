@@ -87,14 +87,14 @@ class Muon(torch.optim.Optimizer):
             parameter.addcdiv_(state["mean"], root, value=-group["lr"] / (1 - beta1**step))
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V^T of matrices U S V^T (..., m, n) by Newton-Schulz iterations: singular values end in 0.7 ... 1.2."""
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T of matrices U S V^T (k, m, n) by Newton-Schulz iterations: singular values end in 0.7 ... 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
+    x = matrices.bfloat16()
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     wide = x.shape[-2] <= x.shape[-1]
-    x = x if wide else x.mT
+    x = x if wide else x.mT.contiguous()
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if wide else x.mT).to(matrix.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b gram + c gram^2) x
+    return (x if wide else x.mT).to(matrices.dtype)

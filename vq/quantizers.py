@@ -2,7 +2,7 @@
 
 Every quantizer takes ``dim`` channels and returns as many. Outside it a position is *one* integer in ``[0, K)``,
 however many codebooks, groups or levels stand behind it. ``digits`` says how a large token may be taken apart, least
-significant first: ``token = sum_i digit_i * prod(digits[:i])``.
+significant first, and which of those parts make up each digit: ``((8, 5, 5, 5), (8, 5, 5, 5))``, two of 1,000 values.
 
 Shapes: b batch, d channels, t h w the latent grid, n = t * h * w, c the library's indices a position.
 """
@@ -51,7 +51,7 @@ class Quantizer(Configurable, nn.Module):
 
     dim: int
     codebook_size: int
-    digits: tuple[int, ...]
+    digits: tuple[tuple[int, ...], ...]
 
     def __init__(self, dim: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -116,18 +116,19 @@ def from_digits(columns: Tensor, digits: tuple[int, ...]) -> Tensor:
     return tokens
 
 
-def _digits(sizes: tuple[int, ...]) -> tuple[int, ...]:
+def _digits(sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Joins neighbouring codebooks into the fewest digits of at most 4096 values, then the smallest in total.
 
-    (8, 8, 8, 5, 5, 5) becomes (512, 125). One codebook is never cut: the parts of its index would mean nothing.
+    (8, 8, 8, 5, 5, 5) becomes ((8, 8, 8), (5, 5, 5)). One codebook is never cut: the parts of its index would mean
+    nothing.
     """
-    for parts in range(1, len(sizes)):
-        cuts = [(0, *inner, len(sizes)) for inner in combinations(range(1, len(sizes)), parts - 1)]
-        candidates = [tuple(math.prod(sizes[i:j]) for i, j in pairwise(cut)) for cut in cuts]
-        candidates = [digits for digits in candidates if max(digits) <= LARGEST_DIGIT]
+    for count in range(1, len(sizes)):
+        cuts = [(0, *inner, len(sizes)) for inner in combinations(range(1, len(sizes)), count - 1)]
+        candidates = [tuple(sizes[i:j] for i, j in pairwise(cut)) for cut in cuts]
+        candidates = [digits for digits in candidates if max(map(math.prod, digits)) <= LARGEST_DIGIT]
         if candidates:
-            return min(candidates, key=sum)
-    return tuple(sizes)
+            return min(candidates, key=lambda digits: sum(map(math.prod, digits)))
+    return tuple((size,) for size in sizes)
 
 
 class Standardize(nn.Module):
@@ -197,9 +198,12 @@ class FSQ(Quantizer):
     def __init__(self, levels: tuple[int, ...] = (8, 5, 5, 5)) -> None:
         if not levels or min(levels) < 2:
             raise ValueError(f"FSQ needs levels of at least 2, as in (8, 5, 5, 5), got {levels}")
-        if math.prod(levels) > 2**20:
-            raise ValueError(f"{math.prod(levels)} codes are too many for the library's float32 sums: use at most 2^20")
+        if math.prod(levels) >= 2**62:
+            raise ValueError(
+                f"{math.prod(levels)} codes do not fit an int64 token: use fewer than {len(levels)} channels"
+            )
         super().__init__(dim=len(levels), sizes=tuple(levels))
+        self.register_buffer("highest", torch.tensor(levels) - 1, persistent=False)
         self.scale = 0.8
         # return_indices=False: otherwise the library stores all K codes. Symmetric: an even number of levels reaches
         # from -1 to 1 as well, instead of -1 to 0.75.
@@ -207,11 +211,16 @@ class FSQ(Quantizer):
 
     def _quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         codes, _ = self.core(self.scale * vectors)
-        indices = self.core.codes_to_indices(codes)
-        return codes, self.core.indices_to_level_indices(indices).long(), codes.new_zeros(())
+        return codes, self._levels(codes.detach()), codes.new_zeros(())
+
+    # The library counts codes in float32, which is exact for 2^24 of them at most; so levels are counted here.
+
+    def _levels(self, codes: Tensor) -> Tensor:
+        """Codes (b, n, d) from -1 to 1 -> levels int64 (b, n, d), each from 0 to its highest."""
+        return ((codes + 1) / 2 * self.highest).round().long()
 
     def _codes(self, indices: Tensor) -> Tensor:
-        return self.core.indices_to_codes(from_digits(indices, self._sizes))
+        return 2 * indices / self.highest - 1
 
 
 # Arguments of every learned codebook. Any positive threshold switches the revival on; _before_step sets the real one.

@@ -17,7 +17,7 @@ class TokenizerTraining(L.LightningModule):
 
     Args:
         tokenizer: the model.
-        learning_rate: peak of the schedule: linear warm-up, then cosine to zero at the trainer's ``max_steps``.
+        learning_rate: peak of the schedule, which falls to zero at the trainer's ``max_steps``; see ``optimizer``.
         warmup_steps: steps of the linear warm-up.
         weight_decay: of the matrices and kernels, not of biases and gains; see ``vq.optimizer.Muon``.
         temporal_weight, squared_weight: see ``vq.losses.reconstruction_loss``.
@@ -76,9 +76,11 @@ def check_sizes(training: L.LightningModule) -> None:
 
 
 def optimizer(training: L.LightningModule, model: nn.Module, adamw: tuple[str, ...]) -> dict:
-    """Muon with warm-up and cosine decay, from ``learning_rate``, ``warmup_steps`` and ``weight_decay``.
+    """Muon, from ``learning_rate``, ``warmup_steps`` and ``weight_decay``.
 
-    ``adamw`` names the parts of the model that AdamW takes over: first and last layers, embeddings.
+    The rate rises over the warm-up, stays until 30% of ``max_steps``, and falls linearly to zero: in short runs better
+    than a cosine (docs/LOG.md). ``adamw`` names the parts of the model that AdamW takes over: first and last layers,
+    embeddings.
     """
     muon = Muon(model.named_parameters(), training.learning_rate, weight_decay=training.weight_decay, adamw=adamw)
     warmup, total = training.warmup_steps, training.trainer.estimated_stepping_batches
@@ -86,9 +88,7 @@ def optimizer(training: L.LightningModule, model: nn.Module, adamw: tuple[str, .
         raise ValueError("the learning rate falls to zero at --trainer.max_steps: give it a number of steps")
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+        return max(0.0, min((step + 1) / max(1, warmup), 1.0, (total - step) / (0.7 * total)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(muon, factor)
     return {"optimizer": muon, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

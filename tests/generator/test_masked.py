@@ -22,7 +22,7 @@ def first_digit(model, tokens, where, text):
 
 def test_the_mask_lies_outside_the_codebook(generator):
     assert generator.mask_id == generator.codebook_size == 125
-    assert generator.embeddings[0].num_embeddings == 126 and generator.heads[0].out_features == 125
+    assert generator.embeddings[0].sizes == (125,) and generator.heads[0].logits.out_features == 125
 
 
 def test_masked_positions_are_hidden(generator):
@@ -79,7 +79,7 @@ def test_a_caption_does_not_leak_into_its_neighbours(generator):
 def test_digits_multiply_and_sum_up():
     torch.manual_seed(0)
     parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
-    model = MaskedGenerator(*parts, codebook_size=64_000, digits=[512, 125])
+    model = MaskedGenerator(*parts, codebook_size=64_000, digits=[[8, 8, 8], [5, 5, 5]])
     tokens, mask = tokens_and_mask(codebook_size=64_000)
     digits = to_digits(tokens[mask], model.digits)
     predictions = model(tokens.masked_fill(mask, model.mask_id), mask, model.read(["a", "b"]))
@@ -88,13 +88,13 @@ def test_digits_multiply_and_sum_up():
     assert loss.item() == pytest.approx(torch.tensor(64_000.0).log().item(), abs=1e-3)  # the first guess is uniform
     assert build(model.config).digits == (512, 125)
     with pytest.raises(ValueError, match="do not multiply"):
-        MaskedGenerator(*parts, codebook_size=1000, digits=[512, 125])
+        MaskedGenerator(*parts, codebook_size=1000, digits=[[8, 8, 8], [5, 5, 5]])
 
 
 def test_a_digit_is_told_those_before_it_and_no_other():
     torch.manual_seed(0)
     parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
-    model = MaskedGenerator(*parts, codebook_size=60, digits=[3, 4, 5])
+    model = MaskedGenerator(*parts, codebook_size=60, digits=[[3], [2, 2], [5]])
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     tokens, mask = tokens_and_mask(codebook_size=60)

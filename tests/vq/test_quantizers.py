@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import yaml
+from einops import rearrange
 from jsonargparse import ArgumentParser
 
 from vq.config import build
@@ -93,14 +94,15 @@ def test_the_gradient_reaches_every_latent(quantizer):
 
 
 def test_digits_name_every_token_once(quantizer):
-    assert math.prod(quantizer.digits) == quantizer.codebook_size
+    sizes = tuple(math.prod(parts) for parts in quantizer.digits)
+    assert math.prod(sizes) == quantizer.codebook_size
     tokens = torch.randint(quantizer.codebook_size, (1000,))
-    columns = to_digits(tokens, quantizer.digits)
+    columns = to_digits(tokens, sizes)
     place, total = 1, torch.zeros_like(tokens)
-    for i, size in enumerate(quantizer.digits):
+    for i, size in enumerate(sizes):
         assert columns[:, i].min() >= 0 and columns[:, i].max() < size
         total, place = total + columns[:, i] * place, place * size
-    assert torch.equal(total, tokens) and torch.equal(from_digits(columns, quantizer.digits), tokens)
+    assert torch.equal(total, tokens) and torch.equal(from_digits(columns, sizes), tokens)
 
 
 def test_tokens_outside_the_codebook_are_refused(quantizer):
@@ -156,13 +158,14 @@ def test_a_recipe_names_a_quantizer_by_class_path():
 @pytest.mark.parametrize(
     "quantizer, digits",
     [
-        (FSQ((8, 5, 5, 5)), (1000,)),
-        (FSQ((8, 8, 8, 5, 5, 5)), (512, 125)),
-        (FSQ((8,) * 6), (512, 512)),
-        (LFQ(bits=18, groups=2), (512, 512)),
-        (LFQ(bits=18, groups=3), (64, 4096)),
-        (ResidualVQ(codebook_size=256, num_quantizers=2), (256, 256)),
-        (VQ(codebook_size=8192), (8192,)),
+        (FSQ((8, 5, 5, 5)), ((8, 5, 5, 5),)),
+        (FSQ((8, 8, 8, 5, 5, 5)), ((8, 8, 8), (5, 5, 5))),
+        (FSQ((8,) * 6), ((8, 8, 8), (8, 8, 8))),
+        (FSQ((8, 5, 5, 5) * 4), ((8, 5, 5, 5),) * 4),
+        (LFQ(bits=18, groups=2), ((512,), (512,))),
+        (LFQ(bits=18, groups=3), ((64,), (64, 64))),
+        (ResidualVQ(codebook_size=256, num_quantizers=2), ((256,), (256,))),
+        (VQ(codebook_size=8192), ((8192,),)),
         (Continuous(), ()),
     ],
     ids=lambda value: name(value) if isinstance(value, Quantizer) else str(value),
@@ -217,15 +220,21 @@ def test_fsq_loses_least_with_its_scale(levels):
 
 
 def test_fsq_counts_exactly_up_to_its_limit():
-    quantizer = FSQ((8, 8, 8, 8, 8, 8, 4)).eval()
-    tokens = torch.arange(0, quantizer.codebook_size, 7).reshape(1, 1, 1, -1)
+    quantizer = FSQ((8,) * 20).eval()  # 2^60 codes; float32 sums are exact to 2^24
+    tokens = torch.randint(quantizer.codebook_size, (1, 1, 40, 50), generator=torch.Generator().manual_seed(0))
     codes = quantizer.lookup(tokens)
-    inverse = quantizer.core.codes_to_indices(codes.movedim(1, -1))
-    assert torch.equal(inverse.long(), tokens)
-    with pytest.raises(ValueError, match="2\\^20"):
-        FSQ((8,) * 8)
+    levels = quantizer._levels(rearrange(codes, "b d t h w -> b (t h w) d"))
+    assert torch.equal(levels, to_digits(tokens.flatten(1), (8,) * 20))
+    with pytest.raises(ValueError, match="do not fit an int64 token"):
+        FSQ((8,) * 21)
     with pytest.raises(ValueError, match="levels of at least 2"):
         FSQ((8, 1))
+
+
+def test_fsq_names_codes_as_the_library_does():
+    quantizer = FSQ((8, 5, 3)).eval()
+    codes = quantizer.lookup(torch.arange(120).reshape(1, 1, 1, -1))
+    torch.testing.assert_close(codes[0, :, 0, 0].T, quantizer.core.indices_to_codes(torch.arange(120)))
 
 
 def test_fsq_codes_span_minus_one_to_one():

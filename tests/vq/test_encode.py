@@ -1,0 +1,99 @@
+"""The token cache: what it holds is what the tokenizer says, and only a whole one is read."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.buckets import StepBatches
+from data.folder import Folder
+from data.module import VideoData, collate, groups
+from data.shapes import Shapes
+from data.tokens import TokenCache
+from data.video import VideoError, write_clip
+from vq import encode, pretrained
+from vq.quantizers import FSQ
+from vq.tokenizer import Tokenizer
+
+SIZE = {"frames": 9, "height": 16, "width": 24, "fps": 8}
+
+
+@pytest.fixture
+def saved(tokenizer, tmp_path):
+    return pretrained.save(tmp_path / "model", SIZE, tokenizer=tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(encode, "SHARD", 4)
+
+
+def shapes() -> VideoData:
+    return VideoData(Shapes("train", objects=[1], **SIZE), Shapes("test", **SIZE), batch_size=3, num_workers=0)
+
+
+def test_a_cache_holds_what_the_tokenizer_says(saved, tokenizer, tmp_path):
+    data = shapes()
+    cache = encode.encode(str(saved), data, tmp_path / "cache", clips=10)
+    assert len(cache) == 10 and (cache.frames, cache.height, cache.width, cache.fps) == (9, 16, 24, 8)
+    for i in (0, 3, 4, 9):
+        assert torch.equal(cache[i].tokens, tokenizer.encode(data.train[i].clip[None])[0])
+        assert (cache[i].text, cache[i].fps, cache[i].clip) == (data.train[i].text, 8, None)
+    assert torch.equal(cache[13].tokens, cache[3].tokens)  # a second epoch
+    assert np.load(tmp_path / "cache" / "00000.npy").dtype == np.uint8  # 125 codes
+    batch = collate([cache[0], cache[1]]).to("cpu")
+    assert batch.video is None and batch.tokens.shape == (2, 3, 2, 3) and batch.tokens.dtype == torch.int64
+
+
+def test_an_interrupted_cache_goes_on_behind_its_last_whole_shard(saved, tmp_path, monkeypatch):
+    data, out = shapes(), tmp_path / "cache"
+    whole = encode.encode(str(saved), data, tmp_path / "whole", clips=10)
+    write = encode.write_shard
+    monkeypatch.setattr(encode, "write_shard", lambda out, number, *args: number == 2 or write(out, number, *args))
+    with pytest.raises(VideoError, match="holds the tokens of 8 of 10 clips: run the same"):
+        encode.encode(str(saved), data, out, clips=10)
+    written = []
+    monkeypatch.setattr(
+        encode, "write_shard", lambda out, number, *args: [written.append(number), write(out, number, *args)]
+    )
+    cache = encode.encode(str(saved), data, out, clips=10)
+    assert written == [2]
+    assert all(torch.equal(cache[i].tokens, whole[i].tokens) and cache[i].text == whole[i].text for i in range(10))
+
+
+def test_clips_of_one_shape_share_shards_and_batches(saved, tmp_path):
+    for i in range(3):
+        write_clip(tmp_path / "videos" / f"clip{i}.mp4", torch.rand(3, 12, 16, 24) * 2 - 1, 8)
+        write_clip(tmp_path / "videos" / f"image{i}.png", torch.rand(3, 1, 16, 24) * 2 - 1, 8)
+    data = VideoData(*[Folder(str(tmp_path / "videos"), **SIZE)] * 2, batch_size=2, num_workers=0)
+    cache = encode.encode(str(saved), data, tmp_path / "cache", clips=12)  # each file twice
+    assert sorted(groups(cache)) == [(1, 2, 3)] * 6 + [(3, 2, 3)] * 6
+    for batch, _ in zip(StepBatches(groups(cache), 2), range(8), strict=False):
+        assert len({tuple(cache[i].tokens.shape) for i in batch}) == 1
+
+
+def test_what_is_no_cache_of_this_tokenizer_is_refused(saved, tmp_path):
+    data, out = shapes(), tmp_path / "cache"
+    encode.encode(str(saved), data, out, clips=4)
+    torch.manual_seed(1)
+    other = pretrained.save(tmp_path / "other", SIZE, tokenizer=Tokenizer(FSQ((5, 5, 5)), channels=[8, 16, 16]))
+    with pytest.raises(VideoError, match="holds a token cache of another tokenizer: delete it or give another --out"):
+        encode.encode(str(other), data, out, clips=4)
+    with pytest.raises(VideoError, match="cache of another clips"):
+        encode.encode(str(saved), data, out, clips=8)
+    with pytest.raises(VideoError, match=r"holds no cache\.json: expected a folder that python -m vq\.encode"):
+        TokenCache(str(tmp_path))
+    (out / "cache.json").write_text("{}")
+    with pytest.raises(VideoError, match="is not the header of a token cache"):
+        TokenCache(str(out))
+
+
+def test_the_command_line(saved, tmp_path, capsys):
+    config = tmp_path / "data.yaml"
+    shapes = "class_path: data.shapes.Shapes\n  init_args: {frames: 9, height: 16, width: 24}\n"
+    config.write_text(f"train:\n  {shapes}val:\n  {shapes}batch_size: 2\nnum_workers: 0\n")
+    args = ["--tokenizer", str(saved), "--data", str(config), "--clips", "3", "--out"]
+    assert len(encode.main([*args, str(tmp_path / "cache"), "--split", "val"])) == 3
+    with pytest.raises(ValueError, match="height 20 does not fit 8x compression: use 16 or 24"):
+        encode.main([*args, str(tmp_path / "other"), "--data.train.height", "20"])
+    with pytest.raises(SystemExit):
+        encode.main([*args, str(tmp_path / "other"), "--clip", "3", "--splt", "val"])

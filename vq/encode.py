@@ -1,0 +1,85 @@
+"""The tokens of a data set, made once: ``python -m vq.encode --tokenizer DIR --data CONFIG --out FOLDER``.
+
+A generator that trains on them (``data.tokens.TokenCache``) renders, decodes and encodes nothing. What varies from
+epoch to epoch, such as random crops, is drawn once a clip; ask for more clips than there are, and each is drawn again.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from data.module import VideoData, groups
+from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
+from vq import pretrained
+
+SHARD = 1024  # clips
+
+
+def main(args: list[str] | None = None) -> TokenCache:
+    parser = ArgumentParser(prog="python -m vq.encode", description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer", required=True, help="exported folder, training checkpoint or hub id")
+    parser.add_class_arguments(VideoData, "data")  # --data configs/data/demo.yaml, --data.batch_size 64, ...
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="which data set of the recipe")
+    parser.add_argument("--clips", type=int, help="the first so many; default: all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args(args)
+    data = parser.instantiate(given).data
+    return encode(given.tokenizer, data, given.out, given.split, given.clips, given.device)
+
+
+def encode(
+    tokenizer: str, data: VideoData, out: Path, split: str = "train", clips: int | None = None, device: str = "cpu"
+) -> TokenCache:
+    """Writes the tokens of the first ``clips`` clips of a data set, in float32, and returns them as a data set.
+
+    Interrupted and called again, it goes on behind the last whole shard. Raises ``ValueError`` for a folder that holds
+    another cache and for clips that do not fit the tokenizer.
+    """
+    model = pretrained.load(tokenizer, "tokenizer").to(device)
+    if not model.codebook_size:
+        raise ValueError(f"the tokenizer at {tokenizer} is continuous: it has no tokens to write")
+    dataset = getattr(data, split)
+    model.latent_shape(dataset.frames, dataset.height, dataset.width)
+    clips = clips or len(dataset)
+    size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")}
+    begin(out, CacheInfo(pretrained.fingerprint(model), model.codebook_size, clips, **size))
+
+    left = [(number, shard) for number, shard in enumerate(shards(dataset, clips)) if not has_shard(out, number)]
+    batches = [shard[i : i + data.batch_size] for _, shard in left for i in range(0, len(shard), data.batch_size)]
+    loader = iter(data.loader(dataset, batches))
+    skipped: dict[str, None] = {}
+    with tqdm(total=clips, initial=clips - sum(len(shard) for _, shard in left), unit="clip", desc="encoding") as bar:
+        for number, shard in left:
+            tokens, captions = [], []
+            while len(captions) < len(shard):
+                batch = next(loader)
+                tokens.append(model.encode(batch.video.to(device)).cpu())
+                captions += zip(batch.text, batch.fps.tolist(), strict=True)
+                skipped |= dict.fromkeys(batch.skipped)
+                bar.update(len(batch.text))
+            write_shard(out, number, torch.cat(tokens), captions)
+    if skipped:
+        print(f"{len(skipped)} files were skipped:\n  " + "\n  ".join(skipped), file=sys.stderr)
+    return TokenCache(str(out))
+
+
+def shards(dataset, clips: int) -> Iterator[list[int]]:
+    """The clips' indices in runs of one shape, of at most 1024."""
+    of = groups(dataset)
+    alike: dict = {}
+    for index in range(clips):
+        alike.setdefault(of[index % len(of)] if isinstance(of, list) else None, []).append(index)
+    for indices in alike.values():
+        yield from (indices[i : i + SHARD] for i in range(0, len(indices), SHARD))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
