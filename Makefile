@@ -3,9 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test install clean
-# OpenMP threads that wait spinning would make any other busy program slow the training down by a factor
 demo: .venv/demo
-	OMP_WAIT_POLICY=passive $(BIN)/python demo.py
+	$(BIN)/python demo.py
 
 test: .venv/test
 	$(BIN)/ruff check .
