@@ -96,4 +96,4 @@ def test_the_command_line(saved, tmp_path, capsys):
     with pytest.raises(ValueError, match="height 20 does not fit 8x compression: use 16 or 24"):
         encode.main([*args, str(tmp_path / "other"), "--data.train.height", "20"])
     with pytest.raises(SystemExit):
-        encode.main([*args, str(tmp_path / "other"), "--clip", "3", "--splt", "val"])
+        encode.main([*args, str(tmp_path / "other"), "--splt", "val"])
