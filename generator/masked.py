@@ -161,5 +161,5 @@ def masked_loss(
     for i, logits in enumerate(model(tokens.masked_fill(mask, model.mask_id), mask, text)):
         digit = logits(targets)
         loss = loss + F.cross_entropy(digit.float(), targets[:, i], label_smoothing=label_smoothing)
-        right = right & (digit.gather(1, targets[:, i : i + 1]).squeeze(1) >= digit.amax(1))  # argmax is slow on CPUs
+        right = right & (digit.max(1).indices == targets[:, i])  # argmax takes four times as long on CPUs in bf16
     return loss, {"accuracy": right.float().mean()}
