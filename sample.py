@@ -14,7 +14,8 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from data.video import read_clip, write_clip
+from data.video import read_clip
+from data.writing import write_clip
 from generator import tasks
 from generator.pipeline import VideoGenerator
 from generator.samplers import ORDERS
@@ -52,6 +53,7 @@ def parser() -> Parser:
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
     p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
     p.add_argument("--temperature", type=float, default=0.7)
+    p.add_argument("--revisions", type=int, default=6, help="further calls that make half of the tokens anew")
     p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels, or a picture, white there")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")
@@ -82,6 +84,7 @@ def main(args: list[str] | None = None) -> list[Path]:
             guidance=options.guidance,
             order=ORDERS[options.sampler](),
             temperature=options.temperature,
+            revisions=options.revisions,
             batch_size=options.batch_size,
             progress=bar.update,
         )
@@ -118,7 +121,7 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.task} takes no --input: use image2video, extend, inpaint or edit")
     if options.task == "inpaint" and not options.mask:
         raise ValueError("inpaint needs a --mask: left,top,right,bottom in pixels or a picture, white where to fill in")
-    least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "strength": 0}
+    least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "strength": 0, "revisions": 0}
     for name, low in least.items():
         if getattr(options, name) < low:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")

@@ -81,6 +81,7 @@ class VideoGenerator:
         guidance: float = 2.0,
         order: Order | None = None,
         temperature: float = 0.7,
+        revisions: int = 6,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
@@ -91,6 +92,7 @@ class VideoGenerator:
             guidance: scale of classifier-free guidance; 1 is none.
             order: which cells come first; None: Halton.
             temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other.
+            revisions: calls after the last step, each of which makes half of the tokens anew, told the other half.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
         """
@@ -100,7 +102,7 @@ class VideoGenerator:
             part = canvas[rows]
             part = Canvas(part.tokens.to(self.device), part.known.to(self.device), part.mask_id)
             predict = self.predictor(texts[rows], guidance)
-            filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, temperature=temperature))
+            filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, None, temperature, revisions))
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
@@ -124,7 +126,10 @@ class VideoGenerator:
         return self.tokenizer.encode(video.to(self.device))
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor, batch_size: int = 16) -> Tensor:
-        """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1], on the CPU."""
-        parts = tokens.to(self.device).split(batch_size)
-        return torch.cat([self.tokenizer.decode(part).float().cpu() for part in parts])
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1], on the CPU.
+
+        One by one: convolutions of another batch size may sum in another order, and a pixel in a million then rounds
+        to another level.
+        """
+        return torch.cat([self.tokenizer.decode(clip).float().cpu() for clip in tokens.to(self.device).split(1)])

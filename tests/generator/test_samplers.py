@@ -36,7 +36,7 @@ def empty(b):
 @pytest.mark.parametrize("steps", [1, 7, 60, 100])
 def test_an_oracle_is_a_fixed_point_and_no_mask_is_left(order, steps):
     truth = torch.randint(K, (2, *GRID))
-    assert torch.equal(sample(oracle(truth), empty(2), [0, 1], ORDERS[order](), steps), truth)
+    assert torch.equal(sample(oracle(truth), empty(2), [0, 1], ORDERS[order](), steps, revisions=3), truth)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -62,7 +62,7 @@ def test_known_tokens_come_back_untouched(order):
     region = torch.zeros(GRID[1:], dtype=torch.bool)
     region[1:3, 1:4] = True
     canvas = tasks.inpaint(clip, region, K)
-    filled = sample(noisy, canvas.repeat(3), [0, 1, 2], ORDERS[order](), steps=5)
+    filled = sample(noisy, canvas.repeat(3), [0, 1, 2], ORDERS[order](), steps=5, revisions=4)
     assert torch.equal(filled[:, ~region.expand(GRID)], clip.expand(3, *GRID)[:, ~region.expand(GRID)])
     assert (filled < K).all()
 
@@ -70,7 +70,7 @@ def test_known_tokens_come_back_untouched(order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_seed_belongs_to_the_sample(order):
     def run(seeds):
-        return sample(noisy, empty(len(seeds)), seeds, ORDERS[order](), steps=6)
+        return sample(noisy, empty(len(seeds)), seeds, ORDERS[order](), steps=6, revisions=3)
 
     alone, together = run([7]), run([3, 7, 5])
     assert torch.equal(alone[0], together[1])
@@ -84,13 +84,47 @@ def test_samples_of_one_batch_may_know_different_amounts():
     known[0, :2] = True
     known[1, 0, 0, 0] = True
     canvas = tasks.Canvas(truth, known, K)
-    assert torch.equal(sample(oracle(truth), canvas, [0, 1], ORDERS["halton"](), steps=4), truth)
+    assert torch.equal(sample(oracle(truth), canvas, [0, 1], ORDERS["halton"](), steps=4, revisions=2), truth)
+
+
+@pytest.mark.parametrize("known", [0, 7, 59])
+def test_revisions_make_every_cell_anew_told_all_the_others(known):
+    truth, asked = torch.randint(K, (2, *GRID)), []
+    canvas = tasks.Canvas(truth, (torch.arange(60) < known).view(GRID).expand(2, *GRID), K)
+
+    def predict(tokens, where):
+        asked.append(where)
+        return oracle(truth)(tokens, where)
+
+    sample(predict, canvas, [0, 1], ORDERS["halton"](), steps=1)
+    assert len(asked) == 1
+    sample(predict, canvas, [0, 1], ORDERS["halton"](), steps=1, revisions=4)
+    visits = torch.stack(asked[2:]).sum(0)
+    assert (visits[~canvas.known] == 2).all() and (visits[canvas.known] == 0).all()
+    assert (asked[2].flatten(1).sum(1) == (61 - known) // 2).all()
+    if not known:
+        assert not torch.equal(asked[2][0], asked[2][1])  # each sample has halves of its own
+        assert not torch.equal(asked[2], asked[4])
+
+
+def test_revisions_mend_what_early_steps_got_wrong():
+    """Neighbours in a row that must be equal, and all of them drawn at once: most rows disagree until revised."""
+
+    def predict(tokens, where):
+        counts = torch.nn.functional.one_hot(tokens.clamp_max(K - 1), K).float() * (tokens < K)[..., None]
+        return [lambda before: (2 * counts.sum(3, keepdim=True).expand(*tokens.shape, K))[where]]
+
+    def agreeing(revisions):
+        tokens = sample(predict, empty(20), range(20), ORDERS["halton"](), steps=1, revisions=revisions)
+        return (tokens == tokens.mode(3, keepdim=True).values).float().mean()
+
+    assert agreeing(10) > agreeing(0) + 0.3
 
 
 def test_a_canvas_without_unknowns_needs_no_network():
     clip = torch.randint(K, (1, *GRID))
     canvas = tasks.Canvas(clip, torch.ones_like(clip, dtype=torch.bool), K)
-    assert torch.equal(sample(None, canvas, [0], ORDERS["halton"](), steps=4), clip)
+    assert torch.equal(sample(None, canvas, [0], ORDERS["halton"](), steps=4, revisions=2), clip)
 
 
 def test_temperature_zero_is_greedy_and_one_follows_the_distribution():
