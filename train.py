@@ -3,11 +3,16 @@
 import os
 import sys
 
+import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from data.module import VideoData
+from vq.optimizer import has_bf16
+
+CPU = torch.device("cpu")
 
 
 class TrainingCLI(LightningCLI):
@@ -17,6 +22,17 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
         parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=_checkpoints)
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config[self.subcommand].trainer
+        on_cpu = trainer.accelerator == "cpu" or (
+            trainer.accelerator == "auto" and not torch.accelerator.is_available()
+        )
+        if trainer.precision == "bf16-mixed" and on_cpu and not has_bf16(torch.device("cpu")):
+            rank_zero_info(
+                "this CPU has no bfloat16 arithmetic and would emulate it, fifty times slower: using float32"
+            )
+            trainer.precision = "32-true"
 
 
 def main(args: list[str] | None = None) -> TrainingCLI:

@@ -10,7 +10,7 @@ import yaml
 
 import train
 from data.shapes import Shapes
-from data.video import write_clip
+from data.writing import write_clip
 from generator.pipeline import VideoGenerator
 from vq import encode, pretrained
 
@@ -107,11 +107,16 @@ def test_every_recipe_says_what_it_is_and_builds_at_its_own_size(recipe):
         assert word in said.lower(), f"a recipe states its {word}"
 
 
-@pytest.mark.parametrize("stage", ["vq", "generator"])
+GAME = ["--model.adversary", "vq.discriminator.Adversary", "--model.adversary.channels", "4"]
+
+
+@pytest.mark.parametrize("stage", ["vq", "generator", "adversary"])
 def test_a_killed_run_goes_on_bit_for_bit(stage, on_tokens, tmp_path):
-    flags = TINY_VQ if stage == "vq" else on_tokens
+    flags = on_tokens if stage == "generator" else TINY_VQ
+    if stage == "adversary":
+        flags = [*flags, *GAME, "--model.adversary.start", "2"]
     flags = [*flags, "--checkpoint.every_n_train_steps", "3", "--data.num_workers", "1"]
-    config = ROOT / f"configs/{stage}/demo.yaml"
+    config = ROOT / f"configs/{'generator' if stage == 'generator' else 'vq'}/demo.yaml"
     whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
     # killed at step 3: the folder is as it then was, and the schedule is that of the whole run
     fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
@@ -120,6 +125,41 @@ def test_a_killed_run_goes_on_bit_for_bit(stage, on_tokens, tmp_path):
     assert str(resumed.trainer.ckpt_path).endswith("last.ckpt") and resumed.trainer.global_step == 6
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, whole[name]), name
+
+
+@pytest.mark.parametrize("able, precision", [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_cpu_without_bfloat16_trains_in_float32(able, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "has_bf16", lambda device: able)
+    cli = fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, *two(1))
+    assert cli.trainer.precision == precision
+
+
+def test_the_adversary_changes_nothing_before_it_begins(tmp_path):
+    config = ROOT / "configs/vq/demo.yaml"
+
+    def run(start):
+        return fit(config, tmp_path / start, *TINY_VQ, *GAME, "--model.adversary.start", start, *two(2))
+
+    never, late, early = run("100"), run("2"), run("1")
+    for name, value in never.model.state_dict().items():
+        assert torch.equal(value, late.model.state_dict()[name]), name
+    for name, value in never.model.adversary.named_parameters():
+        assert not torch.equal(value, early.model.adversary.get_parameter(name)), name
+    weights = [run.model.tokenizer.decoder.out[-1].weight for run in (never, early)]
+    assert not torch.equal(*weights) and early.trainer.callback_metrics["train/balance"] > 0
+
+
+def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    callbacks = [
+        {"class_path": "vq.callbacks.EMA", "init_args": {"decay": 0.885}},
+        {"class_path": "vq.callbacks.Export"},
+    ]
+    overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    cli = fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, "-c", str(overlay), *two(6))
+    before, after = (pretrained.load(model, "tokenizer") for model in (tokenizer, tmp_path / "model"))
+    assert pretrained.fingerprint(before) == pretrained.fingerprint(after)
+    assert torch.equal(cli.model.tokenizer.quantizer.highest, before.quantizer.highest)
 
 
 def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwarn):

@@ -2,9 +2,10 @@
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, distributed
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vq import pretrained
 
@@ -60,6 +61,20 @@ class ReconstructionPictures(Callback):
         reconstruction = training.tokenizer(video).video.clamp(-1, 1)
         rows = torch.stack([video, reconstruction], dim=1).flatten(0, 1)
         log_picture(trainer, "val/reconstructions", filmstrips(rows))
+
+
+class EMA(WeightAveraging):
+    """Validates and exports the exponential moving average of the weights over the steps.
+
+    Lightning's ``EMAWeightAveraging`` computes ``decay * a + (1 - decay) * b``, which rounds: frozen weights drift, and
+    integer buffers such as FSQ's levels count down. Here equal weights stay equal, and buffers are copied.
+
+    Args:
+        decay: share of the old average that is kept at each step.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 class Export(Callback):

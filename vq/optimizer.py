@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """About U V^T of matrices U S V^T (k, m, n) by Newton-Schulz iterations: singular values end in 0.7 ... 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if has_bf16(matrices.device) else matrices.float()
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT.contiguous()
@@ -98,3 +98,11 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b gram + c gram^2) x
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16. CPUs that do not (most laptops) emulate it, fifty times slower."""
+    if device.type != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
