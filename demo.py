@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import train
 from data.shapes import Shapes
-from data.video import write_clip
+from data.writing import write_clip
 from evaluation.detector import score
 from evaluation.sheet import contact_sheet
 from generator.pipeline import VideoGenerator

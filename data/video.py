@@ -1,4 +1,4 @@
-"""Clips from files and back: the only place that knows codecs, and where the [-1, 1] convention lives.
+"""Clips from files, and where the [-1, 1] convention lives; the way back is in ``data.writing``.
 
 A clip is a float tensor (3, t, h, w) in [-1, 1]; an image is a clip of one frame. Videos go through PyAV, still
 images through Pillow. A file is a list of (timestamp, frame): frame k of a clip is the one on screen at
@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,17 +19,15 @@ import av
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image, ImageOps
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"}
-WRITABLE = (".mp4", ".webm", ".gif", ".png")
 # Without full chroma swscale gives neighbouring pixels one colour: 36 dB on saturated edges instead of 47.
 SCALING = (
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-BT709 = 1  # in FFmpeg's tables of matrices, primaries and transfer curves alike
 LONGEST_STILL = 1000  # frames; a damaged timestamp would otherwise fill the memory with one picture
 IMAGE_FPS = 1.0  # an image stands for a second; nothing depends on it
 
@@ -141,15 +138,38 @@ def read_clip(
         if begin < 0 or begin + lasts >= source.duration:
             raise VideoError(_too_short(path, source.duration, frames, rate, begin))
 
-        reformatter = VideoReformatter()  # shared by all frames: setting up the scaler costs more than scaling
-
-        def fit(frame: VideoFrame) -> np.ndarray:
-            if frame.is_corrupt:
-                raise VideoError(f"{path}: the frame at {frame.time:.2f} s is damaged: download or copy the file again")
-            return _fit(frame, size, crop, reformatter)
-
-        pictures = list(_sample(source, frames, rate, begin, fit))
+        pictures = list(_sample(source, frames, rate, begin, _fitting(source, size, crop)))
     return to_float(np.stack(pictures)), rate
+
+
+def read_frames(
+    path: str | Path, height: int | None = None, width: int | None = None, fps: float | None = None
+) -> Iterator[np.ndarray]:
+    """All frames of a video, uint8 (height, width, 3), one after the other, however long it is; see `read_clip`.
+
+    At `probe(path).fps`, or at the rate `fps`.
+    """
+    size = None if height is None else (height, width)
+    if is_image(path):
+        with _image(path) as image:
+            yield _fit_image(image, size, (0.5, 0.5))
+        return
+    with _source(path) as source:
+        yield from _sample(source, None, fps or source.fps, 0.0, _fitting(source, size, (0.5, 0.5)))
+
+
+def _fitting(source: "_Source", size, crop) -> Callable[[VideoFrame], np.ndarray]:
+    """The function that makes a picture of a decoded frame."""
+    reformatter = VideoReformatter()  # shared by all frames: setting up the scaler costs more than scaling
+
+    def fit(frame: VideoFrame) -> np.ndarray:
+        if frame.is_corrupt:
+            raise VideoError(
+                f"{source.path}: the frame at {frame.time:.2f} s is damaged: download or copy the file again"
+            )
+        return _fit(frame, size, crop, reformatter)
+
+    return fit
 
 
 def _sample(source: "_Source", frames: int | None, rate: float, begin: float, fit: Callable) -> Iterator[np.ndarray]:
@@ -372,99 +392,3 @@ def _on_white(frame: VideoFrame) -> VideoFrame:
     rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
     return VideoFrame.from_ndarray(((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8), format="rgb24")
-
-
-# ---- Writing --------------------------------------------------------------------------------------------------------
-
-
-def write_clip(path: str | Path, clip: torch.Tensor, fps: float) -> None:
-    """Writes a clip, float (3, t, h, w) in [-1, 1], as the suffix of `path` says.
-
-    .mp4 (H.264; players want even sizes, so an odd edge is doubled), .webm (VP9), .gif (256 colours a frame, times
-    rounded to 1/100 s) or .png (several frames stand side by side). Parent folders are made. The file appears whole
-    or not at all: it is written beside its name and then renamed.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITABLE:
-        raise VideoError(f"{path}: cannot write '{suffix}': end the name in one of {', '.join(WRITABLE)}")
-    frames = to_uint8(_checked(clip))
-    if not 0 < fps <= 1000:
-        raise VideoError(f"{path}: cannot write {fps} frames a second: expected a rate above 0 and up to 1000")
-    if suffix == ".gif" and fps > 50:
-        raise VideoError(f"{path}: a gif shows at most 50 frames a second, got {fps:g}: write .mp4 or .webm")
-
-    write = {".mp4": _write_mp4, ".webm": _write_webm, ".gif": _write_gif, ".png": _write_png}[suffix]
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial, frames, fps)
-        os.replace(partial, path)
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: could not be written ({error}): check the folder and the disk") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _checked(clip: torch.Tensor) -> torch.Tensor:
-    if clip.ndim != 4 or clip.shape[0] != 3 or 0 in clip.shape:
-        raise VideoError(f"got a clip of shape {tuple(clip.shape)}: expected (3, t, h, w)")
-    low, high = clip.min().item(), clip.max().item()
-    if not (low >= -1.001 and high <= 1.001):  # also catches NaN
-        raise VideoError(f"got a clip with values from {low:.3g} to {high:.3g}: expected [-1, 1]; clamp or rescale it")
-    return clip
-
-
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    # faststart: the index goes in front, so that browsers play while loading.
-    _encode(path, frames, fps, "libx264", {"crf": "12", "preset": "medium"}, {"movflags": "+faststart"})
-
-
-def _write_webm(path: Path, frames: np.ndarray, fps: float) -> None:
-    _encode(path, frames, fps, "libvpx-vp9", {"crf": "12", "b": "0", "deadline": "good", "cpu-used": "4"}, {})
-
-
-def _encode(path: Path, frames: np.ndarray, fps: float, codec: str, options: dict, container_options: dict) -> None:
-    reformatter = VideoReformatter()
-    with av.open(str(path), "w", container_options=container_options) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        # Said in the file, or players guess the colour matrix from the height.
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = ColorRange.MPEG
-        for picture in frames:
-            frame = VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = reformatter.reformat(
-                frame,
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                interpolation=SCALING,
-                threads=1,
-            )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
-    # Pillow chooses the colours, FFmpeg writes: Pillow would merge equal neighbours, and a still clip lose its frames.
-    final_delay = round(100 * len(frames) / fps) - round(100 * (len(frames) - 1) / fps)
-    with av.open(str(path), "w", container_options={"loop": "0", "final_delay": str(final_delay)}) as container:
-        stream = container.add_stream("gif", rate=100)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "pal8"
-        for k, picture in enumerate(frames):
-            image = Image.fromarray(picture).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-            palette = np.full((256, 4), 255, np.uint8)  # ARGB
-            colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            palette[: len(colours), 1:] = colours
-            frame = VideoFrame.from_ndarray((np.array(image), palette), format="pal8")
-            frame.pts, frame.time_base = round(100 * k / fps), Fraction(1, 100)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _write_png(path: Path, frames: np.ndarray, fps: float) -> None:
-    Image.fromarray(np.concatenate(list(frames), axis=1)).save(path)

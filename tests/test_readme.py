@@ -11,7 +11,8 @@ from test_train import SMALL, TINY_GENERATOR, TINY_VQ, two
 
 import sample
 import train
-from data.video import read_clip, write_clip
+from data.video import read_clip
+from data.writing import write_clip
 from generator.pipeline import VideoGenerator
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

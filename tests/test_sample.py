@@ -7,7 +7,8 @@ import torch
 from conftest import CLIP
 
 import sample
-from data.video import read_clip, write_clip
+from data.video import read_clip
+from data.writing import write_clip
 from generator.pipeline import VideoGenerator
 
 

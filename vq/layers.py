@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vq.streaming import begins, with_past
+
 
 class SpatialConv(nn.Conv3d):
     """A convolution inside each frame, 3x3 by default: (b, c, t, h, w) -> (b, out, t, h/stride, w/stride)."""
@@ -30,7 +32,7 @@ class TemporalConv(nn.Conv3d):
         super().__init__(channels, out_channels, (3, 1, 1), stride=(stride, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 0, 0, 0, 2, 0), mode="replicate"))
+        return super().forward(with_past(self, x, frames=2, stride=self.stride[0]))
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -98,7 +100,7 @@ class TimeDown(nn.Module):
         self.conv, self.blend = TemporalConv(channels, channels, stride=2), Blend()
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = F.avg_pool3d(F.pad(x, (0, 0, 0, 0, 1, 0), mode="replicate"), (2, 1, 1))
+        mean = F.avg_pool3d(with_past(self, x, frames=1, stride=2), (2, 1, 1))
         return self.blend(mean, self.conv(x))
 
 
@@ -110,7 +112,10 @@ class TimeUp(nn.Module):
         self.conv, self.blend = TemporalConv(channels, channels), Blend()
 
     def forward(self, x: Tensor) -> Tensor:
-        repeated = x.repeat_interleave(2, dim=2)[:, :, 1:].contiguous(memory_format=torch.channels_last_3d)
+        repeated = x.repeat_interleave(2, dim=2)
+        if begins(self.conv):
+            repeated = repeated[:, :, 1:]
+        repeated = repeated.contiguous(memory_format=torch.channels_last_3d)
         return self.blend(repeated, self.conv(repeated))
 
 

@@ -15,6 +15,7 @@ from vq.config import Configurable
 from vq.layers import FrameAttention, ResidualBlock
 from vq.networks import Decoder, Encoder
 from vq.quantizers import Quantized, Quantizer
+from vq.streaming import Stream, Tiles
 
 
 @dataclass(frozen=True)
@@ -84,21 +85,18 @@ class Tokenizer(Configurable, nn.Module):
         Raises ``ValueError`` for another shape, for a size that the strides do not divide, and for values outside
         [-1, 1].
         """
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise ValueError(f"got a video of shape {tuple(video.shape)}, expected (batch, 3, frames, height, width)")
+        check_pixels(video)
         self.latent_shape(*video.shape[2:])
-        low, high = video.amin().item(), video.amax().item()
-        if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(
-                f"got pixel values from {low:.3g} to {high:.3g}, expected [-1, 1]: divide 8-bit pixels by 127.5 and "
-                "subtract 1"
-            )
         return self.quantizer(self.encoder(video)).tokens
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1]. Raises ``ValueError`` for ids out of range."""
         return self.decoder(self.quantizer.lookup(tokens)).clamp(-1, 1)
+
+    def stream(self, tile: int | None = None) -> "TokenizerStream":
+        """For one video that is too long, or with ``tile`` (pixels) too large, to be encoded or decoded at once."""
+        return TokenizerStream(self, tile)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(t, h, w) in pixels -> (t', h', w') in tokens. Raises ``ValueError`` naming the nearest sizes that fit."""
@@ -117,6 +115,57 @@ class Tokenizer(Configurable, nn.Module):
     def pixel_shape(self, t: int, h: int, w: int) -> tuple[int, int, int]:
         """(t', h', w') in tokens -> (t, h, w) in pixels, the inverse of ``latent_shape``."""
         return 1 + (t - 1) * self.time_compression, h * self.space_compression, w * self.space_compression
+
+
+class TokenizerStream:
+    """Encodes and decodes one video piece by piece, at a memory that does not grow with its length.
+
+    All pieces together are what ``Tokenizer.encode`` and ``decode`` make of the whole. With tiles of ``tile`` pixels
+    that overlap by a quarter they are not quite: a tile's border sees less than the whole frame, and its decoder's
+    attention no more than the tile.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tile: int | None = None) -> None:
+        self.tokenizer, self.begun = tokenizer, False
+        self.encoder, self.decoder = Stream(tokenizer.encoder), Stream(tokenizer.decoder)
+        if tile is not None:
+            fs = tokenizer.space_compression
+            if tile < 4 * fs or tile % (4 * fs):
+                raise ValueError(f"tiles of {tile} pixels do not fit {fs}x compression: use a multiple of {4 * fs}")
+            size, overlap = tile // fs, tile // fs // 4
+            self.encoder = Tiles(lambda: Stream(tokenizer.encoder), size * fs, overlap * fs, 1 / fs)
+            self.decoder = Tiles(lambda: Stream(tokenizer.decoder), size, overlap, fs)
+
+    @torch.no_grad()
+    def encode(self, piece: Tensor) -> Tensor:
+        """The next frames (b, 3, t, h, w) in [-1, 1] -> their tokens (b, t', h', w').
+
+        The first piece has 1 + k * ft frames, each later one k * ft. Raises ``ValueError`` for others.
+        """
+        check_pixels(piece)
+        ft, (frames, height, width) = self.tokenizer.time_compression, piece.shape[2:]
+        if self.begun and frames % ft:
+            raise ValueError(f"{frames} frames do not continue a stream at {ft}x compression: use multiples of {ft}")
+        self.tokenizer.latent_shape(frames + 1 if self.begun else frames, height, width)
+        self.begun = True
+        return self.tokenizer.quantizer(self.encoder(piece)).tokens
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """The next tokens (b, t', h', w') -> their frames (b, 3, t, h, w) in [-1, 1]."""
+        return self.decoder(self.tokenizer.quantizer.lookup(tokens)).clamp(-1, 1)
+
+
+def check_pixels(video: Tensor) -> None:
+    """Refuses what is not a video (b, 3, t, h, w) with values in [-1, 1]."""
+    if video.ndim != 5 or video.shape[1] != 3:
+        raise ValueError(f"got a video of shape {tuple(video.shape)}, expected (batch, 3, frames, height, width)")
+    low, high = video.amin().item(), video.amax().item()
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(
+            f"got pixel values from {low:.3g} to {high:.3g}, expected [-1, 1]: divide 8-bit pixels by 127.5 and "
+            "subtract 1"
+        )
 
 
 def _halvings(ratio: float, stages: int, name: str) -> tuple[bool, ...]:

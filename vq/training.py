@@ -1,19 +1,22 @@
 """Training the tokenizer: a LightningModule that encodes, decodes, weighs the error and logs."""
 
 import math
+from collections.abc import Sequence
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from data.module import Batch
+from vq.discriminator import Adversary
 from vq.losses import psnr, reconstruction_loss
+from vq.lpips import LPIPS
 from vq.optimizer import Muon
 from vq.tokenizer import Tokenizer
 
 
 class TokenizerTraining(L.LightningModule):
-    """Fits a tokenizer by reconstruction.
+    """Fits a tokenizer by reconstruction, on request also to what eyes and an adversary see.
 
     Args:
         tokenizer: the model.
@@ -21,6 +24,9 @@ class TokenizerTraining(L.LightningModule):
         warmup_steps: steps of the linear warm-up.
         weight_decay: of the matrices and kernels, not of biases and gains; see ``vq.optimizer.Muon``.
         temporal_weight, squared_weight: see ``vq.losses.reconstruction_loss``.
+        perceptual: LPIPS, of ``perceptual_frames`` frames of each clip, drawn anew at each step.
+        perceptual_weight: of LPIPS beside the absolute error.
+        adversary: discriminators, and when they begin.
     """
 
     def __init__(
@@ -31,38 +37,67 @@ class TokenizerTraining(L.LightningModule):
         weight_decay: float = 1e-4,
         temporal_weight: float = 0.5,
         squared_weight: float = 10.0,
+        perceptual: LPIPS | None = None,
+        perceptual_weight: float = 0.5,
+        perceptual_frames: int = 2,
+        adversary: Adversary | None = None,
     ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.adversary = tokenizer, adversary
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.weights = {"temporal_weight": temporal_weight, "squared_weight": squared_weight}
+        self._perceptual = perceptual and (perceptual,)  # in a tuple, out of sight of state_dict: not to be stored
+        self.perceptual_weight, self.perceptual_frames = perceptual_weight, perceptual_frames
 
     def on_fit_start(self) -> None:
         check_sizes(self)
+        if self._perceptual:
+            self._perceptual[0].to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, logs = self._loss(batch.video)
+        reconstruction, loss, logs = self._loss(batch.video)
+        if self._perceptual:
+            rng = torch.Generator().manual_seed(self.global_step)
+            frames = torch.randperm(batch.video.shape[2], generator=rng)[: self.perceptual_frames]
+            logs["lpips"] = self._lpips(reconstruction[:, :, frames], batch.video[:, :, frames])
+            loss = loss + self.perceptual_weight * logs["lpips"]
+        if self.adversary:
+            if self.global_step < self.adversary.start:  # DDP wants a gradient of every parameter at every step
+                loss = loss + 0 * sum(p.sum() for p in self.adversary.parameters())
+            else:
+                term, told = self.adversary(batch.video, reconstruction, loss, self.tokenizer.decoder.out[-1].weight)
+                loss, logs = loss + term, logs | told
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/psnr", logs.pop("psnr"), prog_bar=True)
         self.log_dict({f"train/{k}": v for k, v in logs.items()})
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss, logs = self._loss(batch.video)
+        reconstruction, loss, logs = self._loss(batch.video)
+        if self._perceptual:
+            logs["lpips"] = self._lpips(reconstruction, batch.video)
         size = len(batch.video)
         self.log("val/loss", loss, batch_size=size)
         self.log("val/psnr", logs.pop("psnr"), batch_size=size, prog_bar=True)
         self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=size)
 
-    def _loss(self, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        reconstruction = self.tokenizer(video)
-        loss, logs = reconstruction_loss(reconstruction.video, video, **self.weights)
-        quantizer_loss = reconstruction.quantized.loss
-        logs |= {"quantizer": quantizer_loss.detach(), "psnr": psnr(reconstruction.video.detach(), video).mean()}
-        return loss + quantizer_loss, logs
+    def _loss(self, video: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The reconstruction, what it costs by pixels, and the numbers to log."""
+        result = self.tokenizer(video)
+        loss, logs = reconstruction_loss(result.video, video, **self.weights)
+        quantizer_loss = result.quantized.loss
+        logs |= {"quantizer": quantizer_loss.detach(), "psnr": psnr(result.video.detach(), video).mean()}
+        return result.video, loss + quantizer_loss, logs
+
+    def _lpips(self, reconstruction: Tensor, video: Tensor) -> Tensor:
+        return self._perceptual[0](reconstruction, video).mean()
 
     def configure_optimizers(self) -> dict:
-        return optimizer(self, self.tokenizer, adamw=("stem", "coder.out"))
+        groups = []
+        if self.adversary:
+            rate = self.adversary.learning_rate
+            groups = [{"params": list(self.adversary.parameters()), "lr": rate, "weight_decay": 0.0}]
+        return optimizer(self, self.tokenizer, adamw=("stem", "coder.out"), groups=groups)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = {"tokenizer": self.tokenizer.config}
@@ -75,14 +110,18 @@ def check_sizes(training: L.LightningModule) -> None:
     training.tokenizer.latent_shape(clip["frames"], clip["height"], clip["width"])
 
 
-def optimizer(training: L.LightningModule, model: nn.Module, adamw: tuple[str, ...]) -> dict:
+def optimizer(
+    training: L.LightningModule, model: nn.Module, adamw: tuple[str, ...], groups: Sequence[dict] = ()
+) -> dict:
     """Muon, from ``learning_rate``, ``warmup_steps`` and ``weight_decay``.
 
     The rate rises over the warm-up, stays until 30% of ``max_steps``, and falls linearly to zero: in short runs better
     than a cosine (docs/LOG.md). ``adamw`` names the parts of the model that AdamW takes over: first and last layers,
-    embeddings.
+    embeddings. ``groups`` are further parameters for AdamW, with rates of their own on the same schedule.
     """
     muon = Muon(model.named_parameters(), training.learning_rate, weight_decay=training.weight_decay, adamw=adamw)
+    for group in groups:
+        muon.add_param_group(group)
     warmup, total = training.warmup_steps, training.trainer.estimated_stepping_batches
     if not math.isfinite(total):
         raise ValueError("the learning rate falls to zero at --trainer.max_steps: give it a number of steps")

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.folder import Folder
-from data.video import VideoError, write_clip
+from data.video import VideoError
+from data.writing import write_clip
 
 SIZE = {"frames": 5, "height": 16, "width": 16}
 

@@ -9,7 +9,8 @@ import torch
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from data.video import VideoError, probe, read_clip, to_float, to_uint8, write_clip
+from data.video import VideoError, probe, read_clip, read_frames, to_float, to_uint8
+from data.writing import write_clip, write_pieces
 
 
 def smooth_clip(frames=9, height=32, width=48, seed=0):
@@ -374,7 +375,7 @@ def test_never_a_half_written_file(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return VideoFrame.from_ndarray(*arguments, **options)
 
-    monkeypatch.setattr("data.video.VideoFrame", type("Dies", (), {"from_ndarray": staticmethod(dies)}))
+    monkeypatch.setattr("data.writing.VideoFrame", type("Dies", (), {"from_ndarray": staticmethod(dies)}))
     with pytest.raises(KeyboardInterrupt):
         write_clip(tmp_path / "a.mp4", smooth_clip(), 8)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
@@ -388,3 +389,30 @@ def test_errors_are_silent_elsewhere(tmp_path, capfd):
     (tmp_path / "a.mp4").write_bytes(content[: int(0.8 * len(content))])
     message(tmp_path / "a.mp4")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".png"])
+def test_pieces_make_the_same_file(tmp_path, suffix):
+    clip = smooth_clip()
+    write_clip(tmp_path / f"whole{suffix}", clip, 8)
+    write_pieces(tmp_path / f"pieces{suffix}", iter(clip.split(2, dim=1)), 8)
+    whole, pieces = (read_clip(tmp_path / f"{name}{suffix}")[0] for name in ("whole", "pieces"))
+    assert torch.equal(whole, pieces)
+
+
+def test_frames_one_by_one_are_the_clip(tmp_path):
+    write_clip(tmp_path / "a.mp4", smooth_clip(), 8)
+    clip, _ = read_clip(tmp_path / "a.mp4", height=16, width=16, fps=5)
+    assert torch.equal(to_float(np.stack(list(read_frames(tmp_path / "a.mp4", 16, 16, 5)))), clip)
+
+
+def test_pieces_that_fail_leave_no_file(tmp_path):
+    def pieces():
+        yield smooth_clip()
+        raise RuntimeError("the model broke")
+
+    with pytest.raises(RuntimeError, match="the model broke"):
+        write_pieces(tmp_path / "a.mp4", pieces(), 8)
+    with pytest.raises(VideoError, match="no frame to write"):
+        write_pieces(tmp_path / "a.mp4", iter([]), 8)
+    assert not list(tmp_path.iterdir())

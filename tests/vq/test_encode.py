@@ -9,7 +9,8 @@ from data.folder import Folder
 from data.module import VideoData, collate, groups
 from data.shapes import Shapes
 from data.tokens import TokenCache
-from data.video import VideoError, write_clip
+from data.video import VideoError
+from data.writing import write_clip
 from vq import encode, pretrained
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
