@@ -53,7 +53,7 @@ def parser() -> Parser:
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
     p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
     p.add_argument("--temperature", type=float, default=0.7)
-    p.add_argument("--revisions", type=int, default=6, help="further calls that make half of the tokens anew")
+    p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels, or a picture, white there")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")

@@ -121,6 +121,25 @@ class VideoData(L.LightningDataModule):
         )
 
 
+class First(Dataset):
+    """The first clips of a data set, again and again: for a model that is to learn them by heart.
+
+    Args:
+        dataset: of clips of one shape.
+        clips: how many.
+    """
+
+    def __init__(self, dataset: Dataset, clips: int = 1) -> None:
+        self.dataset, self.clips = dataset, clips
+        self.frames, self.height, self.width, self.fps = dataset.frames, dataset.height, dataset.width, dataset.fps
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def __getitem__(self, index: int) -> Example:
+        return self.dataset[index % self.clips]
+
+
 def groups(dataset: Dataset) -> list | int:
     """The shape of each clip where clips differ in shape (``shape_of``), otherwise just their number."""
     if hasattr(dataset, "shape_of"):

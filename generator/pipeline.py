@@ -81,7 +81,7 @@ class VideoGenerator:
         guidance: float = 2.0,
         order: Order | None = None,
         temperature: float = 0.7,
-        revisions: int = 6,
+        revisions: int = 12,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
@@ -92,7 +92,7 @@ class VideoGenerator:
             guidance: scale of classifier-free guidance; 1 is none.
             order: which cells come first; None: Halton.
             temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other.
-            revisions: calls after the last step, each of which makes half of the tokens anew, told the other half.
+            revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
         """

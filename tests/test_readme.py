@@ -13,7 +13,9 @@ import sample
 import train
 from data.video import read_clip
 from data.writing import write_clip
+from evaluation import __main__ as evaluation
 from generator.pipeline import VideoGenerator
+from vq import reconstruct
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -56,6 +58,16 @@ def test_training_commands_in_their_order(place):
         train.main(args)
     following = next(c for c in SAMPLES if "folder" in c)
     assert sample.main([*shlex.split(following)[2:], "--steps", "2"])[0].is_file()
+
+
+def test_measuring_commands(place):
+    write_clip(place / "clip.mp4", torch.rand(3, 20, 40, 56) * 2 - 1, 12)
+    commands = [shlex.split(c)[2:] for c in COMMANDS if c.startswith(".venv/bin/python -m ")]
+    assert [module for module, *_ in commands] == ["vq.reconstruct", "evaluation"]
+    reconstruct.main(commands[0][1:])
+    assert read_clip(place / "both.mp4")[0].shape == (3, 20, 40, 112)
+    evaluation.main([*commands[1][1:], "--clips", "2"])
+    assert (place / "metrics.json").is_file()
 
 
 def test_the_python_example(place):

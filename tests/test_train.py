@@ -13,6 +13,8 @@ from data.shapes import Shapes
 from data.writing import write_clip
 from generator.pipeline import VideoGenerator
 from vq import encode, pretrained
+from vq.quantizers import FSQ
+from vq.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(
@@ -125,6 +127,17 @@ def test_a_killed_run_goes_on_bit_for_bit(stage, on_tokens, tmp_path):
     assert str(resumed.trainer.ckpt_path).endswith("last.ckpt") and resumed.trainer.global_step == 6
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, whole[name]), name
+
+
+@pytest.mark.parametrize("size", sorted((ROOT / "configs/vq/sizes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_sizes_are_what_they_say(size, tmp_path):
+    args = yaml.safe_load(size.read_text())["model"]["init_args"]["tokenizer"]["init_args"]
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Tokenizer(FSQ([8, 8, 8, 5, 5, 5]), **args).parameters()) / 1e6
+    assert float(size.read_text().split()[1]) == pytest.approx(count, rel=0.1)
+    if count < 1:
+        model = fit(ROOT / "configs/vq/shapes.yaml", tmp_path, "-c", str(size), *two(1)).model
+        assert model.tokenizer.config["init_args"]["channels"] == args["channels"]
 
 
 @pytest.mark.parametrize("able, precision", [(True, "bf16-mixed"), (False, "32-true")])

@@ -2,7 +2,9 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def reconstruction_loss(
@@ -29,3 +31,10 @@ def psnr(reconstruction: Tensor, video: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each clip, (b,), for videos (b, 3, t, h, w) in [-1, 1] (peak to peak 2)."""
     error = F.mse_loss(reconstruction.float().clamp(-1, 1), video.float(), reduction="none").flatten(1).mean(1)
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
+
+
+def ssim(reconstruction: Tensor, video: Tensor) -> Tensor:
+    """Structural similarity of each clip, (b,), the mean of its frames, for videos (b, 3, t, h, w) in [-1, 1]."""
+    a, b = (rearrange(v.float().clamp(-1, 1), "b c t h w -> (b t) c h w") for v in (reconstruction, video))
+    frames = structural_similarity_index_measure(a, b, data_range=2.0, reduction="none")
+    return frames.view(len(video), -1).mean(1)

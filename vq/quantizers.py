@@ -329,6 +329,29 @@ class ResidualVQ(Quantizer):
         return self.core.get_output_from_indices(indices)
 
 
+class ResidualFSQ(Quantizer):
+    """FSQ several times in a row, each codes what the ones before left over on a scale finer by the number of levels.
+
+    Args:
+        levels: values a channel may take in each; their number is ``dim``.
+        num_quantizers: how many in a row; outside, ``prod(levels) ** num_quantizers`` tokens.
+    """
+
+    def __init__(self, levels: tuple[int, ...] = (8, 5, 5, 5), num_quantizers: int = 2) -> None:
+        super().__init__(dim=len(levels), sizes=tuple(levels) * num_quantizers)
+        self.levels, self.num_quantizers = tuple(levels), num_quantizers
+        self.scale = 0.8  # as in FSQ
+        self.core = library.ResidualFSQ(levels=list(levels), num_quantizers=num_quantizers)
+
+    def _quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        codes, indices = self.core(self.scale * vectors)  # b n d, b n quantizers
+        return codes, to_digits(indices.long(), self.levels).flatten(-2), codes.new_zeros(())
+
+    def _codes(self, indices: Tensor) -> Tensor:
+        parts = indices.unflatten(-1, (self.num_quantizers, len(self.levels)))
+        return self.core.get_output_from_indices(from_digits(parts, self.levels))
+
+
 class SimVQ(Quantizer):
     """A frozen random codebook seen through a learned linear map (arXiv 2411.02038): every code moves at every step.
 

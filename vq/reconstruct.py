@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from jsonargparse import ArgumentParser
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from data.video import probe, read_frames, to_float
 from data.writing import write_pieces
 from vq import pretrained
+from vq.losses import ssim
 
 
 @dataclass
@@ -44,12 +44,11 @@ class Report:
         return self.similarity / self.frames
 
     def add(self, original: Tensor, reconstruction: Tensor) -> None:
-        """Frames (t, 3, h, w) in [-1, 1]."""
-        self.frames += len(original)
-        self.pixels += original[:, 0].numel()
+        """The next frames, (3, t, h, w) in [-1, 1]."""
+        self.frames += original.shape[1]
+        self.pixels += original[0].numel()
         self.squared_error += (original - reconstruction).double().square().sum().item()
-        each = structural_similarity_index_measure(reconstruction, original, data_range=2.0, reduction="none")
-        self.similarity += each.sum().item()
+        self.similarity += original.shape[1] * ssim(reconstruction[None], original[None]).item()
 
     def __str__(self) -> str:
         return (
@@ -108,7 +107,7 @@ def reconstruct(
             padded = F.pad(original[None], (0, -w % fs, 0, -h % fs, 0, late), mode="replicate")
             tokens = stream.encode(padded.to(device))
             reconstruction = stream.decode(tokens)[0, :, :t, :h, :w].float().cpu()
-            report.add(original.transpose(0, 1), reconstruction.transpose(0, 1))
+            report.add(original, reconstruction)
             report.tokens += tokens.numel()
             report.bits += tokens.numel() * math.log2(model.codebook_size)
             bar.update(t)

@@ -11,13 +11,26 @@ from einops import rearrange
 from jsonargparse import ArgumentParser
 
 from vq.config import build
-from vq.quantizers import FSQ, LFQ, VQ, Continuous, Quantizer, ResidualVQ, SimVQ, Standardize, from_digits, to_digits
+from vq.quantizers import (
+    FSQ,
+    LFQ,
+    VQ,
+    Continuous,
+    Quantizer,
+    ResidualFSQ,
+    ResidualVQ,
+    SimVQ,
+    Standardize,
+    from_digits,
+    to_digits,
+)
 
 DISCRETE = [
     FSQ(),
     FSQ(levels=(8, 8, 8, 5, 5, 5)),
     VQ(codebook_size=64, dim=6),
     ResidualVQ(codebook_size=16, num_quantizers=3, dim=6),
+    ResidualFSQ(levels=(5, 5, 5), num_quantizers=2),
     SimVQ(codebook_size=64, dim=6),
     LFQ(bits=10, groups=1),
     LFQ(bits=18, groups=2),

@@ -1,0 +1,156 @@
+"""Our tokenizer beside magvit2-pytorch's VideoTokenizer: the same clips, size, compression, codebook and seconds.
+
+    pip install magvit2-pytorch
+    python benchmarks/tokenizers.py [--seconds 180 --batch 16] [--videos FOLDER --test FOLDER --height 64 --width 64]
+
+Both compress 4x8x8 to 4,096 codes with about 3 million parameters, and learn by pixels alone. The rival has its own
+layers, quantizer (LFQ), loss and optimizer (Adam), at its trainer's rate of 1e-5 and at two higher ones that suit short
+runs better. Rounds of all contenders alternate, so that a machine that others share does not favour one of them.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data.folder import Folder
+from data.shapes import Shapes
+from vq.losses import psnr, reconstruction_loss
+from vq.optimizer import Muon, has_bf16
+from vq.quantizers import FSQ
+from vq.tokenizer import Tokenizer
+
+ROUND = 5  # seconds between two contenders
+LAYERS = ("residual", "compress_space", "residual", "compress_time", "compress_space", "residual", "compress_time")
+
+
+class Ours:
+    name = "ours"
+
+    def __init__(self) -> None:
+        self.model = Tokenizer(FSQ([8, 8, 8, 8]), channels=[96, 192], patch_size=4)
+        self.optimizer = Muon(self.model.named_parameters(), 3e-3, weight_decay=1e-4, adamw=("stem", "coder.out"))
+
+    def loss(self, video: Tensor) -> Tensor:
+        result = self.model(video)
+        return reconstruction_loss(result.video, video)[0] + result.quantized.loss
+
+    def encode(self, video: Tensor) -> Tensor:
+        return self.model.encode(video)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return self.model.decode(tokens)
+
+
+class Magvit2:
+    def __init__(self, rate: float, size: int) -> None:
+        from magvit2_pytorch import VideoTokenizer
+
+        self.name = f"magvit2-pytorch, {rate:g}"
+        options = {"codebook_size": 4096, "init_dim": 16, "use_gan": False, "perceptual_loss_weight": 0.0}
+        self.model = VideoTokenizer(image_size=size, layers=(*LAYERS, "compress_space"), **options)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
+
+    def loss(self, video: Tensor) -> Tensor:
+        return self.model(video, return_loss=True)[0]
+
+    def encode(self, video: Tensor) -> Tensor:
+        return self.model.tokenize(video)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return self.model.decode_from_code_indices(tokens).clamp(-1, 1)
+
+
+def train(contenders: list, clips: Callable[[int], Tensor], batch: int, seconds: float, device: str) -> dict[str, int]:
+    """Trains each for so many seconds; the rate falls linearly over the last 70%. Returns the clips seen by each."""
+    seen, spent = {c.name: 0 for c in contenders}, {c.name: 0.0 for c in contenders}
+    rates = {c.name: [group["lr"] for group in c.optimizer.param_groups] for c in contenders}
+    bf16 = has_bf16(torch.device(device))
+    while min(spent.values()) < seconds:
+        for c in contenders:
+            round_end = min(spent[c.name] + ROUND, seconds)
+            while spent[c.name] < round_end:
+                video = clips(seen[c.name]).to(device)  # drawn outside the clock: a data loader's work
+                began = time.perf_counter()
+                factor = min((seen[c.name] / batch + 1) / 50, 1.0, (1 - spent[c.name] / seconds) / 0.7)
+                for group, rate in zip(c.optimizer.param_groups, rates[c.name], strict=True):
+                    group["lr"] = rate * factor
+                with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                    loss = c.loss(video)
+                c.optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(c.model.parameters(), 10.0)
+                c.optimizer.step()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                spent[c.name] += time.perf_counter() - began
+                seen[c.name] += batch
+        print({name: f"{clips} clips" for name, clips in seen.items()}, file=sys.stderr, flush=True)
+    return seen
+
+
+@torch.no_grad()
+def decoding(contender, tokens: Tensor, seconds: float, device: str) -> float:
+    """Clips decoded a second."""
+    contender.decode(tokens)
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        contender.decode(tokens)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        done += len(tokens)
+    return done / (time.perf_counter() - began)
+
+
+def main(args=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180, help="of training, each")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=9)
+    parser.add_argument("--height", type=int, default=32, help="and width")
+    parser.add_argument("--videos", help="a folder to train on; default: procedural shapes")
+    parser.add_argument("--test", help="a folder to score on")
+    parser.add_argument("--rates", type=float, nargs="*", default=[1e-5, 3e-4, 1e-3], help="of the rival")
+    parser.add_argument("--test_clips", type=int, default=128)
+    options = parser.parse_args(args)
+
+    warnings.simplefilter("ignore")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = {"frames": options.frames, "height": options.height, "width": options.height, "fps": 8}
+    if options.videos:
+        data, test = Folder(options.videos, **size, images=False), Folder(options.test, **size, random=False)
+    else:
+        data, test = Shapes("train", **size), Shapes("test", **size)
+    torch.manual_seed(0)
+    contenders = [Ours(), *(Magvit2(rate, options.height) for rate in options.rates)]
+    for c in contenders:
+        c.model.to(device).train()
+
+    def clips(start: int) -> Tensor:
+        return torch.stack([data[i].clip for i in range(start, start + options.batch)])
+
+    seen = train(contenders, clips, options.batch, options.seconds, device)
+    real = torch.stack([test[i].clip for i in range(options.test_clips)])
+    shape = f"{options.frames}x{options.height}x{options.height}"
+    print(f"{shape}, {options.seconds:.0f} s each, PSNR of {len(real)} test clips")
+    print(f"{'':24} {'parameters':>10} {'PSNR dB':>14} {'trained clips/s':>16} {'decoded clips/s':>16}")
+    for c in contenders:
+        c.model.eval()
+        with torch.no_grad():
+            tokens = torch.cat([c.encode(part.to(device)) for part in real.split(16)])
+            fake = torch.cat([c.decode(part).float().cpu() for part in tokens.split(16)])
+        values = psnr(fake, real)
+        score = f"{values.mean():.2f} +- {values.std() / len(values) ** 0.5:.2f}"
+        parameters = sum(p.numel() for p in c.model.parameters()) / 1e6
+        speed = decoding(c, tokens[:16], 5, device)
+        print(f"{c.name:24} {parameters:9.1f}M {score:>14} {seen[c.name] / options.seconds:16.1f} {speed:16.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""How much a tokenizer loses: PSNR, SSIM, LPIPS and rFVD of a set of clips, with what the numbers are worth.
+
+The result carries its protocol: two results compare only where that is the same.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from data.module import collate
+from evaluation.features import I3D
+from evaluation.frechet import frechet_distance
+from vq.losses import psnr, ssim
+from vq.lpips import LPIPS
+from vq.tokenizer import Tokenizer
+
+WINDOW = 16  # frames that I3D is shown, by custom
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What scores depend on beside the model; ``reference`` is a hash of the real clips' pixels."""
+
+    clips: int
+    frames: int
+    height: int
+    width: int
+    fps: float | None
+    reference: str
+    pixels: str = "8 bits"
+    features: str = f"I3D logits of the first {WINDOW} frames, stretched to 224x224"
+
+
+@torch.no_grad()
+def evaluate(
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    clips: int,
+    lpips: LPIPS | None = None,
+    i3d: I3D | None = None,
+    batch_size: int = 8,
+    device: str = "cpu",
+) -> dict:
+    """Scores of the first ``clips`` clips of a data set: {"protocol": {...}, "scores": {name: {"mean", "error"}}}.
+
+    ``error`` is the standard error over clips. A Frechet distance has none: rFVD stands beside a floor, the distance to
+    as many further clips of the data set, and beside ceilings, which show what it can see at all: the same clips with
+    their frames shuffled, and their first frame alone. Raises ``ValueError`` for fewer clips than features.
+    """
+    for network in (tokenizer, lpips, i3d):
+        if network is not None:
+            network.to(device).eval()
+    each: dict[str, list[Tensor]] = {"psnr": [], "ssim": []} | ({"lpips": []} if lpips else {})
+    seen: dict[str, list[Tensor]] = {name: [] for name in ("real", "rfvd", "shuffled", "still", "further") if i3d}
+    digest, used, rng = hashlib.sha256(), set(), torch.Generator().manual_seed(0)
+
+    for real in batches(dataset, range(clips), batch_size, "reconstructing"):
+        digest.update(real.numpy().tobytes())
+        real = real.to(device)
+        tokens = tokenizer.encode(real)
+        fake = eight_bits(tokenizer.decode(tokens))
+        used.update(tokens.flatten().tolist())
+        each["psnr"].append(psnr(fake, real))
+        each["ssim"].append(ssim(fake, real))
+        if lpips:
+            each["lpips"] += [lpips(a[None], b[None]) for a, b in zip(fake, real, strict=True)]
+        if i3d:
+            order = torch.randperm(min(WINDOW, real.shape[2]), generator=rng)
+            seen["real"].append(i3d(real[:, :, :WINDOW]))
+            seen["rfvd"].append(i3d(fake[:, :, :WINDOW]))
+            seen["shuffled"].append(i3d(real[:, :, order]))
+            seen["still"].append(i3d(real[:, :, :1].expand(-1, -1, len(order), -1, -1)))
+    if i3d:
+        for real in batches(dataset, range(clips, 2 * clips), batch_size, "measuring the floor"):
+            seen["further"].append(i3d(real.to(device)[:, :, :WINDOW]))
+
+    scores = {name: mean_and_error(torch.cat(values)) for name, values in each.items()}
+    if i3d:
+        real, *others = (torch.cat(features) for features in seen.values())
+        names = ("rfvd", "fvd of the same clips, shuffled", "fvd of their first frames", "fvd of further real clips")
+        scores |= {name: {"mean": frechet_distance(real, x)} for name, x in zip(names, others, strict=True)}
+    size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width")}
+    positions = math.prod(tokenizer.latent_shape(**size))
+    scores["bits a pixel"] = {"mean": positions * math.log2(tokenizer.codebook_size) / math.prod(size.values())}
+    scores["share of tokens unlike all others"] = {"mean": len(used) / (clips * positions)}
+    protocol = Protocol(clips, **size, fps=dataset.fps, reference=digest.hexdigest()[:16])
+    return {"protocol": asdict(protocol), "scores": scores}
+
+
+def batches(dataset: Dataset, indices: Iterable[int], batch_size: int, what: str) -> Iterator[Tensor]:
+    """Videos (b, 3, t, h, w) in [-1, 1] of a data set, with a progress bar."""
+    indices = list(indices)
+    with tqdm(total=len(indices), unit="clip", desc=what) as bar:
+        for start in range(0, len(indices), batch_size):
+            video = collate([dataset[i] for i in indices[start : start + batch_size]]).video
+            yield video
+            bar.update(len(video))
+
+
+def eight_bits(video: Tensor) -> Tensor:
+    """As it would come back from a lossless file."""
+    return video.float().add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    values = values.double().cpu()
+    return {"mean": values.mean().item(), "error": (values.std() / len(values) ** 0.5).item()}

@@ -1,0 +1,87 @@
+"""Scores of tokenizers whose losses are known."""
+
+import json
+
+import pytest
+import torch
+
+from data.shapes import Shapes
+from data.writing import write_clip
+from evaluation import __main__ as program
+from evaluation.reconstruction import evaluate
+from vq import pretrained
+from vq.losses import psnr, ssim
+
+SIZE = {"frames": 17, "height": 16, "width": 24, "fps": 8}
+
+
+class Averages(torch.nn.Module):
+    """Three features of a clip, in the place of I3D: brightness, contrast and how much it moves."""
+
+    def forward(self, video):
+        moves = video.diff(dim=2).abs().flatten(1).mean(1)
+        return torch.stack([video.flatten(1).mean(1), video.flatten(1).std(1), moves], dim=1)
+
+
+class Perfect(torch.nn.Module):
+    """Remembers the pixels, and makes tokens of nothing."""
+
+    codebook_size = 16
+
+    def encode(self, video):
+        self.video = video
+        return torch.zeros(len(video), *self.latent_shape(*video.shape[2:]), dtype=torch.long)
+
+    def decode(self, tokens):
+        return self.video
+
+    def latent_shape(self, frames, height, width):
+        return 1 + (frames - 1) // 4, height // 8, width // 8
+
+
+def test_a_perfect_tokenizer_loses_nothing_but_the_rounding():
+    result = evaluate(Perfect(), Shapes("test", **SIZE), clips=20, i3d=Averages(), batch_size=7)
+    scores = result["scores"]
+    assert scores["psnr"]["mean"] > 53 and scores["ssim"]["mean"] > 0.99  # flat grounds feel every rounding
+    assert scores["rfvd"]["mean"] == pytest.approx(0, abs=1e-4)
+    assert scores["fvd of their first frames"]["mean"] > scores["fvd of further real clips"]["mean"] / 10 > 0
+    assert scores["bits a pixel"]["mean"] == pytest.approx(4 * 5 * 2 * 3 / (17 * 16 * 24))
+    assert scores["share of tokens unlike all others"]["mean"] == pytest.approx(1 / (20 * 30))
+
+
+def test_scores_do_not_depend_on_the_batch_and_belong_to_their_protocol(tokenizer):
+    runs = [evaluate(tokenizer, Shapes("test", **SIZE), clips=6, batch_size=b) for b in (2, 6)]
+    for name, score in runs[0]["scores"].items():
+        assert score["mean"] == pytest.approx(runs[1]["scores"][name]["mean"], rel=1e-4), name
+    assert runs[0]["protocol"] == runs[1]["protocol"]
+    other = evaluate(tokenizer, Shapes("test", **SIZE, seed=1), clips=6)
+    assert other["protocol"]["reference"] != runs[0]["protocol"]["reference"]
+    real = torch.stack([Shapes("test", **SIZE)[i].clip for i in range(6)])
+    fake = tokenizer.decode(tokenizer.encode(real))
+    assert runs[0]["scores"]["psnr"]["mean"] == pytest.approx(psnr(fake, real).mean().item(), abs=0.05)
+    assert runs[0]["scores"]["ssim"]["mean"] == pytest.approx(ssim(fake, real).mean().item(), abs=0.01)
+
+
+def test_a_distance_of_too_few_clips_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="needs more than 3 samples a side, got 3"):
+        evaluate(tokenizer, Shapes("test", **SIZE), clips=3, i3d=Averages())
+
+
+def test_the_program_scores_folders_and_recipes(tokenizer, tmp_path, capsys):
+    model = str(pretrained.save(tmp_path / "model", SIZE, tokenizer=tokenizer))
+    for i in range(3):
+        write_clip(tmp_path / f"videos/{i}.mp4", Shapes("train", frames=25, height=32, width=48)[i].clip, 12)
+    flags = ["reconstruction", "--model", model, "--out", str(tmp_path / "out/metrics.json"), "--videos"]
+    with pytest.warns(UserWarning, match="no caption"):
+        result = program.main([*flags, str(tmp_path / "videos"), "--height", "32"])
+    assert result["protocol"]["clips"] == 3 and result["protocol"]["height"] == 32
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["scores"] == result["scores"]
+    assert "psnr: " in capsys.readouterr().out
+    recipe = tmp_path / "data.yaml"
+    shapes = "{class_path: data.shapes.Shapes, init_args: {split: test, frames: 9, height: 16, width: 16}}"
+    recipe.write_text(f"train: {shapes}\nval: {shapes}\n")
+    assert program.main([*flags, str(recipe), "--clips", "4"])["protocol"]["frames"] == 9
+    with pytest.raises(ValueError, match="no recipe at"):
+        program.main([*flags, str(tmp_path / "nothing.yaml")])
+    with pytest.raises(ValueError, match="18 frames do not fit"):
+        program.main([*flags, str(tmp_path / "videos"), "--frames", "18"])
