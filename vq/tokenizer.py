@@ -63,11 +63,12 @@ class Tokenizer(Configurable, nn.Module):
         self.to(memory_format=torch.channels_last_3d)
 
     def initialise(self) -> None:
-        for module in self.modules():
+        trunk = [*self.encoder.modules(), *self.decoder.modules()]  # a quantizer has begun as it wants
+        for module in trunk:
             if isinstance(module, nn.Conv3d | nn.Linear):  # keeps the variance, where torch's default divides it by 3
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
                 nn.init.zeros_(module.bias)
-        for module in self.modules():  # residual branches add nothing at first
+        for module in trunk:  # residual branches add nothing at first
             if isinstance(module, ResidualBlock):
                 nn.init.zeros_(module.time.weight)
             elif isinstance(module, FrameAttention):

@@ -24,6 +24,7 @@ from vq.quantizers import (
     from_digits,
     to_digits,
 )
+from vq.tokenizer import Tokenizer
 
 DISCRETE = [
     FSQ(),
@@ -60,6 +61,18 @@ def _trained(prototype: Quantizer, steps: int) -> Quantizer:
 def trained(prototype: Quantizer, steps: int = 5) -> Quantizer:
     """A copy after a few steps, in eval mode."""
     return copy.deepcopy(_trained(prototype, steps))
+
+
+@pytest.mark.parametrize("prototype", [*DISCRETE, Continuous(6)], ids=name)
+def test_a_tokenizer_takes_every_quantizer_as_it_is(prototype):
+    quantizer = build(prototype.config)
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+    tokenizer = Tokenizer(quantizer, channels=[8, 8], patch_size=4)
+    for key, value in tokenizer.quantizer.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    result = tokenizer(torch.rand(2, 3, 5, 16, 16) * 2 - 1)
+    (result.video.square().mean() + result.quantized.loss).backward()
+    assert tokenizer.encoder.out[2].weight.grad.abs().sum() > 0
 
 
 def evenness(digit: torch.Tensor, size: int) -> float:

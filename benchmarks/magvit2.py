@@ -1,9 +1,9 @@
 """Our tokenizer beside magvit2-pytorch's VideoTokenizer: the same clips, size, compression, codebook and seconds.
 
     pip install magvit2-pytorch
-    python benchmarks/tokenizers.py [--seconds 180 --batch 16] [--videos FOLDER --test FOLDER --height 64 --width 64]
+    python benchmarks/magvit2.py [--seconds 180 --batch 16] [--videos FOLDER --test FOLDER --height 64 --width 64]
 
-Both compress 4x8x8 to 4,096 codes with about 3 million parameters, and learn by pixels alone. The rival has its own
+Both compress 4x8x8 to 4,096 codes with 3 to 4 million parameters, and learn by pixels alone. The rival has its own
 layers, quantizer (LFQ), loss and optimizer (Adam), at its trainer's rate of 1e-5 and at two higher ones that suit short
 runs better. Rounds of all contenders alternate, so that a machine that others share does not favour one of them.
 """
