@@ -4,6 +4,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from generator.backbone import VideoTransformer
 from generator.masked import MaskedGenerator
@@ -34,3 +35,14 @@ def generator() -> MaskedGenerator:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
+
+
+@pytest.fixture
+def lpips_weights(tmp_path) -> str:
+    """A random AlexNet in the form that users store."""
+    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    state = {f"features.{i}.weight": 0.02 * torch.randn(o, c, k, k) for i, (o, c, k) in shapes.items()}
+    state |= {f"features.{i}.bias": torch.zeros(o) for i, (o, _, _) in shapes.items()}
+    state |= {f"lin{n}.weight": torch.rand(1, o, 1, 1) for n, (o, _, _) in enumerate(shapes.values())}
+    save_file(state, tmp_path / "lpips.safetensors")
+    return str(tmp_path / "lpips.safetensors")

@@ -162,6 +162,15 @@ def test_the_adversary_changes_nothing_before_it_begins(tmp_path):
     assert not torch.equal(*weights) and early.trainer.callback_metrics["train/balance"] > 0
 
 
+def test_lpips_joins_the_loss_and_stays_out_of_checkpoints(lpips_weights, tmp_path):
+    perceptual = ["--model.perceptual", "vq.lpips.LPIPS", "--model.perceptual.net", "alex"]
+    flags = [*TINY_VQ, *perceptual, "--model.perceptual.weights", lpips_weights]
+    cli = fit(ROOT / "configs/vq/demo.yaml", tmp_path, *flags, *two(2))
+    assert cli.trainer.callback_metrics["train/lpips"] > 0 and cli.trainer.callback_metrics["val/lpips"] > 0
+    state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in state} == {"tokenizer"}
+
+
 def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path):
     overlay = tmp_path / "overlay.yaml"
     callbacks = [

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from vq.lpips import LPIPS
 
@@ -28,19 +27,8 @@ def test_the_published_distance(net, distance):
     assert lpips(*videos).item() == pytest.approx(distance / 2, abs=1e-3)
 
 
-@pytest.fixture
-def weights(tmp_path) -> str:
-    """A random AlexNet in the form that users store."""
-    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
-    state = {f"features.{i}.weight": 0.02 * torch.randn(o, c, k, k) for i, (o, c, k) in shapes.items()}
-    state |= {f"features.{i}.bias": torch.zeros(o) for i, (o, _, _) in shapes.items()}
-    state |= {f"lin{n}.weight": torch.rand(1, o, 1, 1) for n, (o, _, _) in enumerate(shapes.values())}
-    save_file(state, tmp_path / "lpips.safetensors")
-    return str(tmp_path / "lpips.safetensors")
-
-
-def test_distances_of_samples_do_not_depend_on_the_batch_and_the_network_is_frozen(weights):
-    lpips = LPIPS(weights, "alex")
+def test_distances_of_samples_do_not_depend_on_the_batch_and_the_network_is_frozen(lpips_weights):
+    lpips = LPIPS(lpips_weights, "alex")
     a, b = torch.rand(2, 3, 3, 2, 64, 64) * 2 - 1
     together = lpips(a, b)
     assert together.shape == (3,) and (together > 0).all()
@@ -51,10 +39,10 @@ def test_distances_of_samples_do_not_depend_on_the_batch_and_the_network_is_froz
     assert a.grad.abs().sum() > 0
 
 
-def test_other_files_are_refused(weights, tmp_path):
+def test_other_files_are_refused(lpips_weights, tmp_path):
     with pytest.raises(ValueError, match=r"does not hold LPIPS of vgg16: expected features\.N\.weight"):
-        LPIPS(weights, "vgg16")
+        LPIPS(lpips_weights, "vgg16")
     with pytest.raises(ValueError, match="no LPIPS weights can be read"):
         LPIPS(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="no net 'resnet': expected vgg16 or alex"):
-        LPIPS(weights, "resnet")
+        LPIPS(lpips_weights, "resnet")
