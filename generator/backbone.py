@@ -73,9 +73,14 @@ class VideoTransformer(Configurable, nn.Module):
         text = self.text_norm(text)
         return TextMemory([block.text.read(text) for block in self.blocks], mask)
 
-    def forward(self, hidden: Tensor, grid: tuple[int, int, int], level: Tensor, text: TextMemory) -> Tensor:
-        """hidden (b, t*h*w, dim), the grid (t, h, w), the corruption level in [0, 1] (b,) -> (b, t*h*w, dim)."""
-        hidden = hidden + self.place(borders(grid, hidden.device))
+    def forward(
+        self, hidden: Tensor, grid: tuple[int, int, int], level: Tensor, text: TextMemory, middle: bool = False
+    ) -> Tensor:
+        """hidden (b, t*h*w, dim), the grid (t, h, w), the corruption level in [0, 1] (b,) -> (b, t*h*w, dim).
+
+        ``middle``: the grid is a piece from the middle of a video, and does not begin with its first frame.
+        """
+        hidden = hidden + self.place(borders(grid, middle, hidden.device))
         rotation = rotary(grid, self.head_dim, hidden.device)
         modulation = self.modulation(F.silu(self.level(sinusoid(level, 256))))  # b 6*dim
         modulation = rearrange(modulation, "b (six d) -> six b 1 d", six=6)
@@ -174,17 +179,19 @@ def sinusoid(level: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def borders(grid: tuple[int, int, int], device) -> Tensor:
+def borders(grid: tuple[int, int, int], middle: bool, device) -> Tensor:
     """How far each position is from the six borders of the grid, as sines and cosines, (t*h*w, 96).
+
+    A piece from the ``middle`` of a video is counted from 1 in time, wherever it was cut out.
 
     Rotary positions are relative: where everything is masked, and therefore alike, they tell all positions the same,
     and the first choices of a generation would know neither the first frame nor the middle of the picture.
     """
     frequencies = torch.pi / 2 ** torch.arange(1, 9, device=device)  # periods of 4 to 512 positions
     axes = []
-    for size in grid:
+    for size, before in zip(grid, (int(middle), 0, 0), strict=True):
         index = torch.arange(size, device=device)
-        angles = torch.stack([index, size - 1 - index], dim=1)[..., None] * frequencies  # size 2 8
+        angles = torch.stack([index + before, size - 1 - index], dim=1)[..., None] * frequencies  # size 2 8
         axes.append(torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1))  # size 32
     cells = torch.cartesian_prod(*(torch.arange(size, device=device) for size in grid))  # t*h*w 3
     return torch.cat([axis[cells[:, i]] for i, axis in enumerate(axes)], dim=-1)

@@ -74,17 +74,20 @@ class MaskedGenerator(Configurable, nn.Module):
             mask = torch.where(drop[:, None], first, mask)
         return self.backbone.read(tokens, mask)
 
-    def forward(self, tokens: Tensor, where: Tensor, text: TextMemory) -> list[Callable[[Tensor], Tensor]]:
+    def forward(
+        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False
+    ) -> list[Callable[[Tensor], Tensor]]:
         """Logits at the asked positions, digit by digit.
 
         Args:
             tokens: int64 (b, t, h, w), ``mask_id`` where unknown.
             where: bool (b, t, h, w), the m positions to predict.
+            middle: the grid is a piece from the middle of a video; see ``Canvas``.
 
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text)
+        cells = self.cells(tokens, where, text, middle)
         return [partial(self.logits, cells, i) for i in range(len(self.digits))]
 
     def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class MaskedGenerator(Configurable, nn.Module):
             cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
         return self.heads[i](cells)
 
-    def cells(self, tokens: Tensor, where: Tensor, text: TextMemory) -> Tensor:
+    def cells(self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         masked = tokens == self.mask_id
         digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
@@ -105,7 +108,7 @@ class MaskedGenerator(Configurable, nn.Module):
             raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
         hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text))
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle))
         return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
 
 

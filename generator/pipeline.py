@@ -99,23 +99,23 @@ class VideoGenerator:
         filled = []
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
-            part = canvas[rows]
-            part = Canvas(part.tokens.to(self.device), part.known.to(self.device), part.mask_id)
-            predict = self.predictor(texts[rows], guidance)
+            part = canvas[rows].to(self.device)
+            predict = self.predictor(texts[rows], guidance, part.middle)
             filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, None, temperature, revisions))
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
 
-    def predictor(self, texts: list[str], guidance: float) -> Predict:
+    def predictor(self, texts: list[str], guidance: float, middle: bool = False) -> Predict:
         """The function that a sampler is given; the text is read once."""
         memory = self.generator.read(texts)
         if guidance == 1:
-            return lambda tokens, where: self.generator(tokens, where, memory)
+            return lambda tokens, where: self.generator(tokens, where, memory, middle)
         null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
 
         def predict(tokens: Tensor, where: Tensor) -> list[Callable[[Tensor], Tensor]]:
-            pairs = zip(self.generator(tokens, where, memory), self.generator(tokens, where, null), strict=True)
+            told, untold = (self.generator(tokens, where, m, middle) for m in (memory, null))
+            pairs = zip(told, untold, strict=True)
             return [lambda before, c=c, u=u: guide(c(before), u(before), guidance) for c, u in pairs]
 
         return predict

@@ -4,7 +4,7 @@ Known tokens are used as integers and are never encoded again. Every function he
 offers; it needs the tokens of its input and the grid to fill, and no model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,21 +14,29 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Canvas:
-    """``tokens`` int64 (b, t, h, w), ``known`` bool of the same shape, and the id that stands for unknown."""
+    """``tokens`` int64 (b, t, h, w), ``known`` bool of the same shape, and the id that stands for unknown.
+
+    The first latent frame of a causal tokenizer holds one frame, and all others hold several. ``middle`` says that this
+    grid is a piece from the middle of a video, without the first one.
+    """
 
     tokens: Tensor
     known: Tensor
     mask_id: int
+    middle: bool = False
 
     def masked_tokens(self) -> Tensor:
         return self.tokens.masked_fill(~self.known, self.mask_id)
 
     def repeat(self, count: int) -> "Canvas":
         """The same canvas ``count`` times."""
-        return Canvas(self.tokens.repeat(count, 1, 1, 1), self.known.repeat(count, 1, 1, 1), self.mask_id)
+        return replace(self, tokens=self.tokens.repeat(count, 1, 1, 1), known=self.known.repeat(count, 1, 1, 1))
 
     def __getitem__(self, rows: slice) -> "Canvas":
-        return Canvas(self.tokens[rows], self.known[rows], self.mask_id)
+        return replace(self, tokens=self.tokens[rows], known=self.known[rows])
+
+    def to(self, device) -> "Canvas":
+        return replace(self, tokens=self.tokens.to(device), known=self.known.to(device))
 
 
 def text2video(grid: Grid, mask_id: int) -> Canvas:

@@ -42,6 +42,15 @@ def test_positions_differ_where_nothing_is_known(generator):
     assert len(logits.mul(1000).round().unique(dim=0)) == 3 * 4 * 4  # rotary positions alone: 1
 
 
+def test_a_piece_of_the_middle_is_told_apart_from_a_beginning(generator):
+    tokens, where = tokens_and_mask()
+    text = generator.read(["a red circle", "a blue square"])
+    beginning, middle = (
+        generator.cells(tokens.masked_fill(where, generator.mask_id), where, text, middle) for middle in (False, True)
+    )
+    assert not torch.allclose(beginning, middle)
+
+
 def test_logits_only_where_asked_and_in_order(generator):
     tokens, mask = tokens_and_mask()
     text = generator.read(["a", "b"])
