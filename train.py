@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from data.module import VideoData
-from vq.optimizer import has_bf16
+from vq.hardware import has_bf16
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ class TrainingCLI(LightningCLI):
         on_cpu = trainer.accelerator == "cpu" or (
             trainer.accelerator == "auto" and not torch.accelerator.is_available()
         )
-        if trainer.precision == "bf16-mixed" and on_cpu and not has_bf16(torch.device("cpu")):
+        if trainer.precision == "bf16-mixed" and on_cpu and not has_bf16(CPU):
             rank_zero_info(
                 "this CPU has no bfloat16 arithmetic and would emulate it, fifty times slower: using float32"
             )

@@ -21,8 +21,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.folder import Folder
 from data.shapes import Shapes
+from vq.hardware import has_bf16
 from vq.losses import psnr, reconstruction_loss
-from vq.optimizer import Muon, has_bf16
+from vq.optimizer import Muon
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
 

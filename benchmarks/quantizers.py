@@ -16,9 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.shapes import Shapes
+from vq.hardware import has_bf16
 from vq.losses import psnr, reconstruction_loss, ssim
 from vq.lpips import LPIPS
-from vq.optimizer import Muon, has_bf16
+from vq.optimizer import Muon
 from vq.quantizers import FSQ, LFQ, VQ, Continuous, Quantizer, ResidualFSQ, ResidualVQ, SimVQ
 from vq.tokenizer import Tokenizer
 

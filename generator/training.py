@@ -11,7 +11,7 @@ from generator.masked import MaskedGenerator, masked_loss, random_masks
 from generator.schedules import Cosine, Schedule
 from generator.text import TextEncoder
 from vq import pretrained
-from vq.training import check_sizes, optimizer
+from vq.training import check_start, optimizer
 
 
 class GeneratorTraining(L.LightningModule):
@@ -63,7 +63,7 @@ class GeneratorTraining(L.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        check_sizes(self)
+        check_start(self)
         for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
             if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
                 raise ValueError(

@@ -13,6 +13,7 @@ from data.shapes import Shapes
 from data.writing import write_clip
 from generator.pipeline import VideoGenerator
 from vq import encode, pretrained
+from vq.config import build
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
 
@@ -145,6 +146,28 @@ def test_a_cpu_without_bfloat16_trains_in_float32(able, precision, tmp_path, mon
     monkeypatch.setattr(train, "has_bf16", lambda device: able)
     cli = fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, *two(1))
     assert cli.trainer.precision == precision
+
+
+def test_a_trained_tokenizer_is_trained_further(tmp_path):
+    config = ROOT / "configs/vq/demo.yaml"
+    first = fit(config, tmp_path / "first", *TINY_VQ, *two(2)).model.tokenizer
+    further = fit(
+        config, tmp_path / "second", "--model.tokenizer", str(tmp_path / "first/model"), *two(1)
+    ).model.tokenizer
+    assert further.config == first.config
+    distance = sum((a - b).abs().sum() for a, b in zip(further.parameters(), first.parameters(), strict=True))
+    fresh = sum((a - b).abs().sum() for a, b in zip(build(first.config).parameters(), first.parameters(), strict=True))
+    assert 0 < distance < fresh / 10
+
+
+@pytest.mark.slow
+def test_compiled_training_learns_the_same(tmp_path):
+    config = ROOT / "configs/vq/demo.yaml"
+    runs = [
+        fit(config, tmp_path / flag, *TINY_VQ, *two(2), "--model.compile", flag).model for flag in ("false", "true")
+    ]
+    for (name, plain), compiled in zip(runs[0].named_parameters(), runs[1].parameters(), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_the_adversary_changes_nothing_before_it_begins(tmp_path):

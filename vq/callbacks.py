@@ -8,6 +8,7 @@ from torch import Tensor, distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vq import pretrained
+from vq.quantizers import to_digits
 
 
 class CodebookUsage(Callback):
@@ -16,6 +17,8 @@ class CodebookUsage(Callback):
     ``val/usage``: share of the codes that occur, of those that the number of validation tokens allows.
     ``val/perplexity``: exp of the entropy of their frequencies, the number of codes as good as in use. Warns when it
     says that the codebook has collapsed.
+    ``val/parts_in_use``: where a code has parts (levels of FSQ, codebooks), the perplexity of each over its size, on
+    average. Of 10^12 codes every token is another one; of eight levels some may be idle.
     """
 
     def on_validation_epoch_start(self, trainer: L.Trainer, training: L.LightningModule) -> None:
@@ -31,12 +34,23 @@ class CodebookUsage(Callback):
         perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
         training.log("val/usage", len(counts) / possible, rank_zero_only=True, prog_bar=True)
         training.log("val/perplexity", perplexity, rank_zero_only=True)
+        sizes = tuple(size for digit in training.tokenizer.quantizer.digits for size in digit)
+        training.log("val/parts_in_use", parts_in_use(tokens, sizes), rank_zero_only=True)
         # of more than a thousand codes few can be common: still ground is most of many videos
         if perplexity < 0.02 * min(possible, 1000) and trainer.global_step > 500:
             rank_zero_warn(
                 f"the codebook has collapsed: {perplexity:.0f} of {possible} codes are in use. Use vq.quantizers.FSQ, "
                 "lower the learning rate, or look at the data: is every clip the same?"
             )
+
+
+def parts_in_use(tokens: Tensor, sizes: tuple[int, ...]) -> float:
+    """Of tokens (n,) whose parts have these sizes: the perplexity of each part over its size, on average, in (0, 1]."""
+    shares = []
+    for part, size in zip(to_digits(tokens, sizes).unbind(1), sizes, strict=True):
+        frequencies = part.bincount(minlength=size) / len(part)
+        shares.append(torch.special.entr(frequencies).sum().exp().item() / size)
+    return sum(shares) / len(shares)
 
 
 def _from_all_processes(tokens: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from vq.hardware import has_bf16
+
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, for parameters of two and more dimensions; AdamW for the others.
@@ -98,11 +100,3 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b gram + c gram^2) x
     return (x if wide else x.mT).to(matrices.dtype)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16. CPUs that do not (most laptops) emulate it, fifty times slower."""
-    if device.type != "cpu":
-        return True
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from data.module import Batch
+from vq import pretrained
 from vq.discriminator import Adversary
+from vq.hardware import check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.lpips import LPIPS
 from vq.optimizer import Muon
@@ -19,7 +21,7 @@ class TokenizerTraining(L.LightningModule):
     """Fits a tokenizer by reconstruction, on request also to what eyes and an adversary see.
 
     Args:
-        tokenizer: the model.
+        tokenizer: the model; or an exported folder, training checkpoint or hub id of one that is to be trained further.
         learning_rate: peak of the schedule, which falls to zero at the trainer's ``max_steps``; see ``optimizer``.
         warmup_steps: steps of the linear warm-up.
         weight_decay: of the matrices and kernels, not of biases and gains; see ``vq.optimizer.Muon``.
@@ -27,11 +29,13 @@ class TokenizerTraining(L.LightningModule):
         perceptual: LPIPS, of ``perceptual_frames`` frames of each clip, drawn anew at each step.
         perceptual_weight: of LPIPS beside the absolute error.
         adversary: discriminators, and when they begin.
+        compile: whether torch.compile makes the model faster, after some minutes at the first step; it needs a C++
+            compiler.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | str,
         learning_rate: float = 2e-3,
         warmup_steps: int = 100,
         weight_decay: float = 1e-4,
@@ -41,18 +45,22 @@ class TokenizerTraining(L.LightningModule):
         perceptual_weight: float = 0.5,
         perceptual_frames: int = 2,
         adversary: Adversary | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.adversary = tokenizer, adversary
+        self.tokenizer = pretrained.load(tokenizer, "tokenizer").train() if isinstance(tokenizer, str) else tokenizer
+        self.adversary, self.compiled = adversary, compile
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.weights = {"temporal_weight": temporal_weight, "squared_weight": squared_weight}
         self._perceptual = perceptual and (perceptual,)  # in a tuple, out of sight of state_dict: not to be stored
         self.perceptual_weight, self.perceptual_frames = perceptual_weight, perceptual_frames
 
     def on_fit_start(self) -> None:
-        check_sizes(self)
+        check_start(self)
         if self._perceptual:
             self._perceptual[0].to(self.device)
+        if self.compiled:
+            self.tokenizer.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         reconstruction, loss, logs = self._loss(batch.video)
@@ -104,8 +112,10 @@ class TokenizerTraining(L.LightningModule):
         checkpoint["clip"] = self.trainer.datamodule.clip
 
 
-def check_sizes(training: L.LightningModule) -> None:
-    """Refuses a run whose clips do not fit the tokenizer's strides, before the first step. ``ValueError`` in words."""
+def check_start(training: L.LightningModule) -> None:
+    """Refuses, before the first step, clips that do not fit the tokenizer's strides, and builds of torch that compute
+    nonsense. ``ValueError`` in words."""
+    check_convolutions(training.device)
     clip = training.trainer.datamodule.clip
     training.tokenizer.latent_shape(clip["frames"], clip["height"], clip["width"])
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from vq.callbacks import filmstrips
+from vq.callbacks import filmstrips, parts_in_use
+from vq.hardware import check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.optimizer import Muon, orthogonal
 
@@ -56,3 +57,21 @@ def test_filmstrips_put_clips_below_each_other_and_frames_side_by_side():
     assert picture.shape == (3, 8, 15)
     assert picture[0, 5, 12].item() == pytest.approx((5 / 6 + 1) / 2)
     assert picture[0, 0, 6].item() == pytest.approx((1 / 6 + 1) / 2)
+
+
+def test_parts_in_use_is_one_where_all_levels_are_equally_common():
+    assert parts_in_use(torch.arange(40).repeat(3), (8, 5)) == pytest.approx(1)
+    assert parts_in_use(torch.zeros(9, dtype=torch.long), (8, 5)) == pytest.approx((1 / 8 + 1 / 5) / 2)
+    assert parts_in_use(torch.arange(8), (8, 5)) == pytest.approx((1 + 1 / 5) / 2)
+
+
+def test_builds_with_wrong_convolutions_are_refused(monkeypatch):
+    check_convolutions(torch.device("cpu"))
+    right = nn.functional.conv3d
+
+    def wrong_in_single_precision(x, weight):
+        return right(x, weight) * (0.9 if x.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr("vq.hardware.F.conv3d", wrong_in_single_precision)
+    with pytest.raises(ValueError, match="wrong on cpu, by 10% in float32: install another build"):
+        check_convolutions(torch.device("cpu"))

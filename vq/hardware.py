@@ -1,0 +1,35 @@
+"""What a device can be trusted with: bfloat16 arithmetic, and 3-D convolutions that are right."""
+
+import torch
+import torch.nn.functional as F
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16. CPUs that do not (most laptops) emulate it, fifty times slower."""
+    if device.type != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+
+
+def check_convolutions(device: torch.device) -> None:
+    """Refuses a build whose 3-D convolutions are wrong, as those of torch 2.9 with cuDNN 9.10 are.
+
+    Such a build trains without any error, on nonsense. Lists of bad versions are never complete: this compares one
+    convolution in space and one in time, in float32 and where there is one in bfloat16, with float64 on the CPU, which
+    takes milliseconds. ``ValueError`` with what to install.
+    """
+    rng = torch.Generator().manual_seed(0)
+    for kernel in ((1, 3, 3), (3, 1, 1)):
+        x = torch.randn(1, 32, 5, 16, 16, generator=rng, dtype=torch.float64)
+        weight = torch.randn(32, 32, *kernel, generator=rng, dtype=torch.float64) / 10
+        exact = F.conv3d(x, weight)
+        for dtype in (torch.float32, torch.bfloat16) if has_bf16(device) else (torch.float32,):
+            there = [v.to(device, dtype).contiguous(memory_format=torch.channels_last_3d) for v in (x, weight)]
+            error = (F.conv3d(*there).cpu().double() - exact).std() / exact.std()
+            if not error < 0.02:  # float32 with TF32: 0.0005; bfloat16: 0.004
+                build = f"torch {torch.__version__} (cuDNN {torch.backends.cudnn.version()})"
+                raise ValueError(
+                    f"3-D convolutions of {build} are wrong on {device}, by {error:.0%} in "
+                    f"{str(dtype).removeprefix('torch.')}: install another build of torch"
+                )
