@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from data.buckets import StepBatches
@@ -18,8 +19,9 @@ from data.video import Example
 class Batch:
     """Clips of one shape: ``video`` (b, 3, t, h, w) in [-1, 1], their captions, frames a second, and attributes.
 
-    Out of a token cache come ``tokens`` int64 (b, t', h', w') instead, and ``video`` is None. ``skipped`` holds a line
-    for each broken file that was passed over on the way.
+    Out of a token cache come ``tokens`` int64 (b, t', h', w') instead, and ``video`` is None; ``latents``
+    (b, d, t', h', w') where it holds them; and of encoded texts ``words`` (b, l, d), of which the first
+    ``word_counts`` (b,) count. ``skipped`` holds a line for each broken file that was passed over on the way.
     """
 
     video: Tensor | None
@@ -28,6 +30,9 @@ class Batch:
     attributes: list[dict | None]
     skipped: tuple[str, ...] = ()
     tokens: Tensor | None = None
+    latents: Tensor | None = None
+    words: Tensor | None = None
+    word_counts: Tensor | None = None
 
     def to(self, device, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -49,11 +54,19 @@ def collate(examples: list[Example]) -> Batch:
         attributes=[e.attributes for e in examples],
         skipped=tuple(line for e in examples for line in e.skipped),
         tokens=_stack([e.tokens for e in examples]),
+        latents=_stack([e.latents for e in examples]),
+        **_padded([e.words for e in examples]),
     )
 
 
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:
     return None if tensors[0] is None else torch.stack(tensors)
+
+
+def _padded(words: list[Tensor | None]) -> dict[str, Tensor]:
+    if words[0] is None:
+        return {}
+    return {"words": pad_sequence(words, batch_first=True), "word_counts": torch.tensor([len(w) for w in words])}
 
 
 class VideoData(L.LightningDataModule):

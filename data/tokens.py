@@ -2,7 +2,9 @@
 
 A cache is a folder: ``cache.json`` says whose tokens these are, and each shard of clips of one shape is
 ``00000.npy``, tokens (clips, t', h', w') in the narrowest integers that hold them, beside ``00000.jsonl``, a caption a
-line. The captions come last and at once, so a shard that has them is whole, and an interrupted run goes on behind it.
+line. On request there are ``00000.latents.npy`` (clips, d, t', h', w') and, of encoded captions one after the other,
+``00000.words.npy`` (words, d), both in half precision. The captions come last and at once, so a shard that has them is
+whole, and an interrupted run goes on behind it.
 """
 
 import json
@@ -15,13 +17,15 @@ import torch
 from data.video import Example, VideoError
 
 HEADER = "cache.json"
+ENDS = {"tokens": ".npy", "latents": ".latents.npy", "words": ".words.npy"}
 
 
 @dataclass(frozen=True)
 class CacheInfo:
     """Whose tokens a cache holds: those of ``clips`` clips of frames x height x width at fps, by one tokenizer.
 
-    ``tokenizer`` is its fingerprint: tokens of another one mean something else.
+    ``tokenizer`` is its fingerprint: tokens of another one mean something else. A ``codebook_size`` of 0 means latents
+    without tokens. ``text`` is the configuration of the encoder of the captions, where they are encoded.
     """
 
     tokenizer: str
@@ -31,10 +35,14 @@ class CacheInfo:
     height: int
     width: int
     fps: float | None
+    latents: bool = False
+    text: dict | None = None
 
 
 class TokenCache(torch.utils.data.Dataset):
     """Examples with ``tokens`` int64 (t', h', w') in place of a clip; an index beyond the length begins again.
+
+    Caches that hold more give ``latents`` float32 (d, t', h', w') and ``words`` float32 (l, d) besides.
 
     Args:
         folder: what ``python -m vq.encode`` has written. ``VideoError`` for one that is not a whole cache.
@@ -47,30 +55,40 @@ class TokenCache(torch.utils.data.Dataset):
             raise VideoError(f"{folder}: holds no {HEADER}: expected a folder that python -m vq.encode has written")
         self.frames, self.height, self.width = self.info.frames, self.info.height, self.info.width
         self.fps, self.tokenizer = self.info.fps, self.info.tokenizer
-        self.shards, self.captions, self.places = [], [], []
+        self.shards, self.captions, self.places, self.lengths = [], [], [], []
         for captions in sorted(self.folder.glob("*.jsonl")):
             lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
             self.places += [(len(self.shards), row) for row in range(len(lines))]
-            self.shards.append(np.load(captions.with_suffix(".npy"), mmap_mode="r"))
-            self.captions += lines
+            self.shards.append({part: np.load(captions.with_suffix(end), mmap_mode="r") for part, end in self._parts()})
+            self.captions += [(text, fps) for text, fps, *_ in lines]
+            self.lengths.append(np.cumsum([0, *(line[2] if self.info.text else 0 for line in lines)]))
         if len(self) != self.info.clips:
             raise VideoError(
                 f"{folder}: holds the tokens of {len(self)} of {self.info.clips} clips: run the same "
                 "python -m vq.encode again, and it goes on where it was"
             )
 
+    def _parts(self) -> list[tuple[str, str]]:
+        there = {"tokens": self.info.codebook_size, "latents": self.info.latents, "words": self.info.text}
+        return [(part, ENDS[part]) for part, wanted in there.items() if wanted]
+
     def __len__(self) -> int:
         return len(self.captions)
 
     def shape_of(self, index: int) -> tuple[int, ...]:
         """(t', h', w') of ``self[index]``, so that batches can be grouped by shape."""
-        return self.shards[self.places[index % len(self)][0]].shape[1:]
+        shard = self.shards[self.places[index % len(self)][0]]
+        return shard["tokens" if "tokens" in shard else "latents"].shape[-3:]
 
     def __getitem__(self, index: int) -> Example:
         shard, row = self.places[index % len(self)]
         text, fps = self.captions[index % len(self)]
-        tokens = torch.from_numpy(self.shards[shard][row].astype(np.int64))
-        return Example(clip=None, text=text, fps=fps, tokens=tokens)
+        begin, end = self.lengths[shard][row : row + 2]
+        rows = {"tokens": row, "latents": row, "words": slice(begin, end)}
+        types = {"tokens": np.int64, "latents": np.float32, "words": np.float32}
+        parts = self.shards[shard].items()
+        arrays = {part: torch.from_numpy(array[rows[part]].astype(types[part])) for part, array in parts}
+        return Example(clip=None, text=text, fps=fps, **arrays)
 
 
 def read_info(folder: Path) -> CacheInfo | None:
@@ -100,10 +118,29 @@ def has_shard(folder: Path, number: int) -> bool:
     return (folder / f"{number:05d}.jsonl").is_file()
 
 
-def write_shard(folder: Path, number: int, tokens: torch.Tensor, captions: list[tuple[str, float]]) -> None:
-    """Writes a shard whole or not at all: tokens (clips, t', h', w'), and the caption and fps of each clip."""
-    codebook_size = read_info(folder).codebook_size
-    np.save(folder / f"{number:05d}.npy", tokens.numpy().astype(np.min_scalar_type(codebook_size - 1)))
-    file = folder / f"{number:05d}.jsonl"
-    file.with_suffix(".tmp").write_text("".join(json.dumps(c) + "\n" for c in captions), encoding="utf-8")
+def write_shard(
+    folder: Path,
+    number: int,
+    captions: list[tuple[str, float]],
+    tokens: torch.Tensor | None = None,
+    latents: torch.Tensor | None = None,
+    words: list[torch.Tensor] | None = None,
+) -> None:
+    """Writes a shard whole or not at all.
+
+    Args:
+        captions: caption and fps of each clip.
+        tokens: (clips, t', h', w'). latents: (clips, d, t', h', w'). words: (l, d) for each clip.
+    """
+    name, lines = str(folder / f"{number:05d}"), captions
+    if tokens is not None:
+        codebook_size = read_info(folder).codebook_size
+        np.save(name + ENDS["tokens"], tokens.numpy().astype(np.min_scalar_type(codebook_size - 1)))
+    if latents is not None:
+        np.save(name + ENDS["latents"], latents.half().numpy())
+    if words is not None:
+        np.save(name + ENDS["words"], torch.cat(words).half().numpy())
+        lines = [(*caption, len(row)) for caption, row in zip(captions, words, strict=True)]
+    file = Path(name + ".jsonl")
+    file.with_suffix(".tmp").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     file.with_suffix(".tmp").rename(file)

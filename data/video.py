@@ -46,6 +46,8 @@ class Example:
     attributes: dict | None = None
     skipped: tuple[str, ...] = ()  # one line for each broken file that was passed over to get here
     tokens: torch.Tensor | None = None  # int64 (t', h', w'), out of a token cache
+    latents: torch.Tensor | None = None  # float (d, t', h', w'), likewise
+    words: torch.Tensor | None = None  # float (l, d), the encoded text, likewise
 
 
 @dataclass(frozen=True)

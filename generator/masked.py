@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generator.backbone import TextMemory, VideoTransformer
-from generator.text import TextEncoder
+from generator.text import Text, TextEncoder
 from vq.config import Configurable
 from vq.quantizers import to_digits
 
@@ -63,9 +63,12 @@ class MaskedGenerator(Configurable, nn.Module):
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
 
-    def read(self, texts: list[str], drop: Tensor | None = None) -> TextMemory:
-        """Texts -> what the transformer attends to; rows where ``drop`` (b,) is True get the learned null text."""
-        text = self.text(texts)
+    def read(self, texts: list[str] | Text, drop: Tensor | None = None) -> TextMemory:
+        """Texts, or what the text encoder has made of them -> what the transformer attends to.
+
+        Rows where ``drop`` (b,) is True get the learned null text.
+        """
+        text = texts if isinstance(texts, Text) else self.text(texts)
         tokens, mask = text.tokens, text.mask
         if drop is not None:
             drop = drop.to(tokens.device)

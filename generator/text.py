@@ -121,7 +121,8 @@ class PretrainedText(TextEncoder):
 
     Its weights are no part of the model that holds it: they stand in no ``state_dict``, optimizer or parameter
     count, ``train()`` and ``apply()`` do not reach them, and an exported model names them only. They follow
-    ``.to(device)``.
+    ``.to(device)`` when there is a text to encode: a generator that trains on encoded captions (``python -m vq.encode
+    --text``) leaves them in main memory.
 
     Args:
         model: a folder or a hub id, such as "google/flan-t5-base". Only safetensors are read.
@@ -134,6 +135,7 @@ class PretrainedText(TextEncoder):
         super().__init__()
         self.tokenizer, encoder = _load(model)
         self._held = (encoder.eval().requires_grad_(False),)  # in a tuple nn.Module does not see it
+        self.register_buffer("place", torch.empty(0), persistent=False)  # follows .to(device)
         self.dim = encoder.config.hidden_size
         positions = getattr(encoder.config, "max_position_embeddings", max_length)  # T5's are relative: any length
         self.max_length = min(max_length, positions, self.tokenizer.model_max_length)
@@ -149,12 +151,12 @@ class PretrainedText(TextEncoder):
             self._known.pop(next(iter(self._known)))  # the oldest
         lengths = torch.tensor([len(row) for row in rows])
         tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (b, l, d)
-        return Text(tokens, torch.arange(tokens.shape[1]) < lengths[:, None]).to(self._held[0].device)
+        return Text(tokens, torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.place.device)
 
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> list[torch.Tensor]:
         """One (l, d) float32 a text, without padding, in main memory."""
-        (encoder,) = self._held
+        encoder = self._held[0].to(self.place.device)
         inputs = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         ).to(encoder.device)
@@ -163,10 +165,6 @@ class PretrainedText(TextEncoder):
             warnings.warn(f"texts are read up to {self.max_length} tokens, and one reaches that", stacklevel=3)
         hidden = encoder(input_ids=inputs["input_ids"], attention_mask=mask.long()).last_hidden_state
         return [row[real].float().cpu() for row, real in zip(hidden, mask, strict=True)]
-
-    def _apply(self, fn, recurse: bool = True):
-        self._held[0]._apply(fn, recurse)  # .to(device), .cuda() and their kin all come through here
-        return super()._apply(fn, recurse)
 
 
 def _load(model: str) -> tuple:

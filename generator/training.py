@@ -9,7 +9,7 @@ from data.tokens import TokenCache
 from generator.backbone import VideoTransformer
 from generator.masked import MaskedGenerator, masked_loss, random_masks
 from generator.schedules import Cosine, Schedule
-from generator.text import TextEncoder
+from generator.text import Text, TextEncoder
 from vq import pretrained
 from vq.training import check_start, optimizer
 
@@ -70,6 +70,11 @@ class GeneratorTraining(L.LightningModule):
                     f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
                     "this run, python -m vq.encode --tokenizer ..."
                 )
+            if isinstance(dataset, TokenCache) and dataset.info.text not in (None, self.generator.text.config):
+                raise ValueError(
+                    f"the captions in {dataset.folder} are encoded by another text encoder: encode the data again with "
+                    "--text as in this run"
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
@@ -81,7 +86,7 @@ class GeneratorTraining(L.LightningModule):
         # ratios spread evenly over the batch (shifted by one draw) have less variance than independent ones
         u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        text = self.generator.read(batch.text, drop)
+        text = self.generator.read(_text(batch), drop)
         loss, logs = masked_loss(self.generator, tokens, mask, text, self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{k}": v for k, v in logs.items()})
@@ -93,7 +98,7 @@ class GeneratorTraining(L.LightningModule):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(batch.text))
+        loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(_text(batch)))
         self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
         self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
 
@@ -119,3 +124,11 @@ class GeneratorTraining(L.LightningModule):
             raise ValueError(
                 "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
             )
+
+
+def _text(batch: Batch) -> list[str] | Text:
+    """The captions, or out of a cache what a text encoder has made of them."""
+    if batch.words is None:
+        return batch.text
+    places = torch.arange(batch.words.shape[1], device=batch.words.device)
+    return Text(batch.words, places < batch.word_counts[:, None])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import nn
 from tqdm import tqdm
 
 from data.module import VideoData, groups
@@ -26,28 +27,52 @@ def main(args: list[str] | None = None) -> TokenCache:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="which data set of the recipe")
     parser.add_argument("--clips", type=int, help="the first so many; default: all")
+    parser.add_argument("--latents", action="store_true", help="what the decoder is given, too")
+    parser.add_argument(
+        "--text",
+        type=nn.Module | None,
+        help="a frozen encoder: its vectors, too",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(args)
-    data = parser.instantiate(given).data
-    return encode(given.tokenizer, data, given.out, given.split, given.clips, given.device)
+    built = parser.instantiate(given)
+    return encode(
+        given.tokenizer, built.data, given.out, given.split, given.clips, given.latents, built.text, given.device
+    )
 
 
 def encode(
-    tokenizer: str, data: VideoData, out: Path, split: str = "train", clips: int | None = None, device: str = "cpu"
+    tokenizer: str,
+    data: VideoData,
+    out: Path,
+    split: str = "train",
+    clips: int | None = None,
+    latents: bool = False,
+    text: nn.Module | None = None,
+    device: str = "cpu",
 ) -> TokenCache:
-    """Writes the tokens of the first ``clips`` clips of a data set, in float32, and returns them as a data set.
+    """Writes the tokens of the first ``clips`` clips of a data set and returns them as a data set.
 
-    Interrupted and called again, it goes on behind the last whole shard. Raises ``ValueError`` for a folder that holds
-    another cache and for clips that do not fit the tokenizer.
+    With ``latents`` also what the decoder is given, always of a continuous tokenizer, which has no tokens; with a
+    frozen ``text`` encoder also what it makes of the captions. Interrupted and called again, it goes on behind the last
+    whole shard. Raises ``ValueError`` for a folder that holds another cache, for clips that do not fit the tokenizer,
+    and for a text encoder that is trained along with the generator.
     """
     model = pretrained.load(tokenizer, "tokenizer").to(device)
-    if not model.codebook_size:
-        raise ValueError(f"the tokenizer at {tokenizer} is continuous: it has no tokens to write")
+    latents = latents or not model.codebook_size
+    if text is not None:
+        if any(parameter.requires_grad for parameter in text.parameters()):
+            raise ValueError(
+                f"{type(text).__name__} is trained along with the generator: its vectors cannot be made before; leave "
+                "out --text or give a frozen encoder, such as generator.text.PretrainedText"
+            )
+        text = text.to(device)
     dataset = getattr(data, split)
     model.latent_shape(dataset.frames, dataset.height, dataset.width)
     clips = clips or len(dataset)
     size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")}
-    begin(out, CacheInfo(pretrained.fingerprint(model), model.codebook_size, clips, **size))
+    about = {"latents": latents, "text": None if text is None else text.config}
+    begin(out, CacheInfo(pretrained.fingerprint(model), model.codebook_size, clips, **size, **about))
 
     left = [(number, shard) for number, shard in enumerate(shards(dataset, clips)) if not has_shard(out, number)]
     batches = [shard[i : i + data.batch_size] for _, shard in left for i in range(0, len(shard), data.batch_size)]
@@ -55,14 +80,22 @@ def encode(
     skipped: dict[str, None] = {}
     with tqdm(total=clips, initial=clips - sum(len(shard) for _, shard in left), unit="clip", desc="encoding") as bar:
         for number, shard in left:
-            tokens, captions = [], []
+            tokens, vectors, words, captions = [], [], [], []
             while len(captions) < len(shard):
                 batch = next(loader)
-                tokens.append(model.encode(batch.video.to(device)).cpu())
+                quantized = model.quantize(batch.video.to(device))
+                if quantized.tokens is not None:
+                    tokens.append(quantized.tokens.cpu())
+                if latents:
+                    vectors.append(quantized.latents.cpu())
+                if text is not None:
+                    encoded = text(batch.text)
+                    words += [row[mask].cpu() for row, mask in zip(encoded.tokens, encoded.mask, strict=True)]
                 captions += zip(batch.text, batch.fps.tolist(), strict=True)
                 skipped |= dict.fromkeys(batch.skipped)
                 bar.update(len(batch.text))
-            write_shard(out, number, torch.cat(tokens), captions)
+            whole = {name: torch.cat(rows) for name, rows in (("tokens", tokens), ("latents", vectors)) if rows}
+            write_shard(out, number, captions, **whole, words=words or None)
     if skipped:
         print(f"{len(skipped)} files were skipped:\n  " + "\n  ".join(skipped), file=sys.stderr)
     return TokenCache(str(out))

@@ -86,9 +86,14 @@ class Tokenizer(Configurable, nn.Module):
         Raises ``ValueError`` for another shape, for a size that the strides do not divide, and for values outside
         [-1, 1].
         """
+        return self.quantize(video).tokens
+
+    @torch.no_grad()
+    def quantize(self, video: Tensor) -> Quantized:
+        """What ``encode`` finds, with the latents (b, d, t', h', w') that the decoder is given; see ``encode``."""
         check_pixels(video)
         self.latent_shape(*video.shape[2:])
-        return self.quantizer(self.encoder(video)).tokens
+        return self.quantizer(self.encoder(video))
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

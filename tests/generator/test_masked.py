@@ -75,6 +75,15 @@ def test_text_null_text_and_guidance_change_the_logits(generator):
     assert (guide(conditional, unconditional, 3.0) - conditional).abs().max() > 1e-3
 
 
+def test_texts_may_be_encoded_beforehand(generator):
+    texts = ["a red circle", "a blue square that moves"]
+    drop = torch.tensor([False, True])
+    told, encoded = (generator.read(given, drop) for given in (texts, generator.text(texts)))
+    assert torch.equal(told.mask, encoded.mask)
+    for (k, v), (k_too, v_too) in zip(told.keys_and_values, encoded.keys_and_values, strict=True):
+        assert torch.equal(k, k_too) and torch.equal(v, v_too)
+
+
 def test_a_caption_does_not_leak_into_its_neighbours(generator):
     tokens, mask = tokens_and_mask()
     masked = tokens.masked_fill(mask, generator.mask_id)

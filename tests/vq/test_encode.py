@@ -1,8 +1,12 @@
 """The token cache: what it holds is what the tokenizer says, and only a whole one is read."""
 
+from types import SimpleNamespace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data.buckets import StepBatches
 from data.folder import Folder
@@ -11,8 +15,9 @@ from data.shapes import Shapes
 from data.tokens import TokenCache
 from data.video import VideoError
 from data.writing import write_clip
+from generator.text import ByteText
 from vq import encode, pretrained
-from vq.quantizers import FSQ
+from vq.quantizers import FSQ, Continuous
 from vq.tokenizer import Tokenizer
 
 SIZE = {"frames": 9, "height": 16, "width": 24, "fps": 8}
@@ -49,12 +54,16 @@ def test_an_interrupted_cache_goes_on_behind_its_last_whole_shard(saved, tmp_pat
     data, out = shapes(), tmp_path / "cache"
     whole = encode.encode(str(saved), data, tmp_path / "whole", clips=10)
     write = encode.write_shard
-    monkeypatch.setattr(encode, "write_shard", lambda out, number, *args: number == 2 or write(out, number, *args))
+    monkeypatch.setattr(
+        encode, "write_shard", lambda out, number, *args, **parts: number == 2 or write(out, number, *args, **parts)
+    )
     with pytest.raises(VideoError, match="holds the tokens of 8 of 10 clips: run the same"):
         encode.encode(str(saved), data, out, clips=10)
     written = []
     monkeypatch.setattr(
-        encode, "write_shard", lambda out, number, *args: [written.append(number), write(out, number, *args)]
+        encode,
+        "write_shard",
+        lambda out, number, *args, **parts: [written.append(number), write(out, number, *args, **parts)],
     )
     cache = encode.encode(str(saved), data, out, clips=10)
     assert written == [2]
@@ -86,6 +95,44 @@ def test_what_is_no_cache_of_this_tokenizer_is_refused(saved, tmp_path):
     (out / "cache.json").write_text("{}")
     with pytest.raises(VideoError, match="is not the header of a token cache"):
         TokenCache(str(out))
+
+
+class Letters(nn.Module):
+    """A frozen text encoder: a vector a letter, its place in the alphabet."""
+
+    config: ClassVar = {"class_path": "Letters", "init_args": {}}
+
+    def forward(self, texts):
+        rows = [torch.tensor([[float(ord(letter)), 1] for letter in text]) for text in texts]
+        mask = nn.utils.rnn.pad_sequence([row[:, 1] > 0 for row in rows], batch_first=True)
+        return SimpleNamespace(tokens=nn.utils.rnn.pad_sequence(rows, batch_first=True), mask=mask)
+
+
+def test_latents_and_encoded_captions_on_request(saved, tokenizer, tmp_path):
+    data = shapes()
+    cache = encode.encode(str(saved), data, tmp_path / "cache", clips=6, latents=True, text=Letters())
+    for i in (0, 3, 5):
+        codes = tokenizer.quantizer.lookup(cache[i].tokens[None])[0]
+        torch.testing.assert_close(cache[i].latents, codes, rtol=1e-3, atol=1e-3)  # half precision
+        assert [chr(int(letter)) for letter in cache[i].words[:, 0]] == list(cache[i].text)
+    batch = collate([cache[0], cache[4]])
+    assert batch.latents.shape == (2, 3, 3, 2, 3)
+    assert batch.word_counts.tolist() == [len(cache[0].text), len(cache[4].text)]
+    with pytest.raises(VideoError, match="token cache of another latents, text"):
+        encode.encode(str(saved), data, tmp_path / "cache", clips=6)
+    with pytest.raises(ValueError, match="ByteText is trained along with the generator"):
+        encode.encode(str(saved), data, tmp_path / "bytes", clips=6, text=ByteText(dim=16))
+
+
+def test_a_continuous_tokenizer_has_latents_alone(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(Continuous(6), channels=[8, 16, 16]).eval()
+    saved = pretrained.save(tmp_path / "model", SIZE, tokenizer=tokenizer)
+    data = shapes()
+    cache = encode.encode(str(saved), data, tmp_path / "cache", clips=5)
+    assert cache[0].tokens is None and cache.shape_of(4) == (3, 2, 3)
+    exact = tokenizer.quantizer(tokenizer.encoder(data.train[4].clip[None])).latents[0]
+    torch.testing.assert_close(cache[4].latents, exact, rtol=1e-3, atol=1e-3)
 
 
 def test_the_command_line(saved, tmp_path, capsys):
