@@ -10,9 +10,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from data.module import VideoData
+from vq.commands import OneSentence, in_words
 from vq.hardware import has_bf16
 
 CPU = torch.device("cpu")
+
+
+class LightningParser(OneSentence, LightningArgumentParser):
+    pass
 
 
 class TrainingCLI(LightningCLI):
@@ -41,6 +46,7 @@ def main(args: list[str] | None = None) -> TrainingCLI:
         LightningModule,
         VideoData,
         subclass_mode_model=True,
+        parser_class=LightningParser,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         # batches are chosen, and shared out among processes, by data.buckets; lengths are counted in steps
@@ -59,4 +65,4 @@ if __name__ == "__main__":
     except ValueError as error:  # what users get wrong is a ValueError in words; TESSERA_DEBUG=1 shows where it arose
         if os.environ.get("TESSERA_DEBUG"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")

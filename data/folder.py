@@ -54,13 +54,15 @@ class Folder(Dataset):
         if not self.root.is_dir():
             raise VideoError(f"{path}: no such folder: give one with videos and a {METADATA}")
         suffixes = VIDEOS | IMAGES if images else VIDEOS
-        self.files = sorted(
-            file for file in self.root.rglob("*") if file.suffix.lower() in suffixes and not file.name.startswith(".")
-        )
+        self.files = self._files(suffixes)
         if not self.files:
             raise VideoError(f"{path}: holds no video{' or image' * images} ({' '.join(sorted(suffixes))})")
         self.entries = self._captions()
         self._warned: set[Path] = set()
+
+    def _files(self, suffixes: set[str]) -> list[Path]:
+        found = (file for file in self.root.rglob("*") if file.suffix.lower() in suffixes)
+        return sorted(file for file in found if not file.name.startswith("."))
 
     def __len__(self) -> int:
         return len(self.files)

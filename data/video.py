@@ -82,7 +82,7 @@ def to_uint8(clip: torch.Tensor) -> np.ndarray:
 
 def is_image(path: str | Path) -> bool:
     """Whether a file is a still image, by its suffix. An animated GIF counts as a video."""
-    return Path(path).suffix.lower() in IMAGES
+    return Path(str(path)).suffix.lower() in IMAGES
 
 
 # ---- Reading --------------------------------------------------------------------------------------------------------
@@ -112,7 +112,8 @@ def read_clip(
     """Reads a clip, float (3, frames, height, width) in [-1, 1], and its rate in frames a second.
 
     Args:
-        path: a video in any container and codec that FFmpeg knows, or an image, which is a video of one frame.
+        path: a video in any container and codec that FFmpeg knows, or an image, which is a video of one frame; or a
+            part of another file with a name and an ``open()``, such as ``data.shards.Member``.
         frames: how many frames; None reads to the end.
         height: pixels. The picture is resized, keeping its proportions, until it covers height x width, and cropped.
         width: pixels; None for both keeps the size of the file.
@@ -264,7 +265,7 @@ class _Source:
             self.fps = self.stream.frames / self.duration  # FFmpeg's average is from the shortest delay
 
     def _open(self) -> None:
-        self.container = av.open(str(self.path), metadata_errors="replace")
+        self.container = av.open(_opened(self.path), metadata_errors="replace")
         if not self.container.streams.video:
             raise VideoError(f"{self.path}: has no video stream: give a video or an image")
         self.stream = self.container.streams.video[0]
@@ -313,7 +314,7 @@ class _Source:
             with suppress(ValueError):  # other programs write other things there
                 hours, minutes, seconds = tag.split(":")
                 return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - self.origin
-        with av.open(str(self.path), metadata_errors="replace") as container:  # the timestamps, without decoding
+        with av.open(_opened(self.path), metadata_errors="replace") as container:  # the timestamps, without decoding
             packets = [packet for packet in container.demux(video=0) if packet.size]
         ends = [
             (packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets if packet.pts is not None
@@ -326,7 +327,7 @@ def _image(path: str | Path) -> Iterator[Image.Image]:
     """An image as RGB, upright, on white."""
     _check_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(_opened(path)) as image:
             if getattr(image, "n_frames", 1) > 1 and image.format == "WEBP":
                 raise VideoError(f"{path}: animated WebP cannot be read: convert it to mp4, webm or gif")
             image = ImageOps.exif_transpose(image)
@@ -340,7 +341,14 @@ def _image(path: str | Path) -> Iterator[Image.Image]:
         raise VideoError(f"{path}: not a readable image ({reason}): give an intact png, jpg or webp") from error
 
 
+def _opened(path: str | Path):
+    """A file's name, or where it is a part of another file, that part."""
+    return str(path) if isinstance(path, str | Path) else path.open()
+
+
 def _check_file(path: str | Path) -> None:
+    if not isinstance(path, str | Path):
+        return
     if not os.path.isfile(path):
         raise VideoError(f"{path}: no such file: check the path")
     if not os.path.getsize(path):

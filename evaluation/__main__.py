@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 
 from data.folder import Folder
 from data.module import VideoData
 from evaluation.features import I3D
 from evaluation.reconstruction import evaluate
 from vq import pretrained
+from vq.commands import Parser, in_words
 from vq.lpips import LPIPS
 
 
 def main(args: list[str] | None = None) -> dict:
-    parser = ArgumentParser(prog="python -m evaluation", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m evaluation", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("reconstruction",))
     parser.add_argument("--model", required=True, help="exported folder, training checkpoint or hub id")
     parser.add_argument("--videos", required=True, type=Path, help="a folder of videos, or a recipe of a data module")
@@ -58,7 +58,7 @@ def open_videos(videos: Path, size: dict):
     if videos.suffix in (".yaml", ".yml"):
         if not videos.is_file():
             raise ValueError(f"no recipe at {videos}: expected a yaml file with a data module")
-        parser = ArgumentParser()
+        parser = Parser()
         parser.add_class_arguments(VideoData, "data")
         return parser.instantiate(parser.parse_object({"data": yaml.safe_load(videos.read_text())})).data.val
     return Folder(str(videos), **size, images=False)
@@ -68,4 +68,4 @@ if __name__ == "__main__":
     try:
         main()
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")

@@ -1,6 +1,8 @@
 """Every recipe, trained for two steps as a user would, and what a run promises: to resume, skip and refuse."""
 
+import math
 import shutil
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from data.shapes import Shapes
 from data.writing import write_clip
 from generator.pipeline import VideoGenerator
 from vq import encode, pretrained
+from vq.commands import in_words
 from vq.config import build
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
@@ -63,7 +66,11 @@ def videos(tmp_path_factory) -> Path:
 def data_flags(recipe: Path, videos: Path) -> list[str]:
     """A recipe for a folder of the user's own is given one."""
     data = yaml.safe_load((ROOT / recipe).read_text())["data"]
-    if "folder" in str(data) or "emoji" in str(data):
+    if "shards" in str(data):
+        with tarfile.open(videos / "0.tar", "w") as tar:
+            for file in sorted(videos.glob("*.mp4")):
+                tar.add(file, file.name)
+    if "folder" in str(data) or "shards" in str(data):
         return ["--data.train.path", str(videos), "--data.val.path", str(videos)]
     return []
 
@@ -85,8 +92,18 @@ def on_tokens(tokenizer, tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens, videos, tmp_path):
+def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens, videos, lpips_weights, tmp_path):
     flags = data_flags(recipe, videos)
+    if recipe.match("vq/large.yaml"):
+        flags += [
+            *TINY_VQ,
+            "--model.perceptual.net",
+            "alex",
+            "--model.perceptual.weights",
+            lpips_weights,
+            "--model.compile",
+            "false",
+        ]
     if recipe.match("generator/demo.yaml"):
         flags += on_tokens
     elif "generator" in str(recipe):
@@ -139,6 +156,16 @@ def test_sizes_are_what_they_say(size, tmp_path):
     if count < 1:
         model = fit(ROOT / "configs/vq/shapes.yaml", tmp_path, "-c", str(size), *two(1)).model
         assert model.tokenizer.config["init_args"]["channels"] == args["channels"]
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "configs/vq/compression").glob("*.yaml")), ids=lambda p: p.stem)
+def test_compressions_are_what_they_say(overlay, tmp_path):
+    ft, fs, _ = (int(n) for n in overlay.stem.split("x"))
+    flags = [*TINY_VQ, "--data.train.height", "32", "--data.train.width", "32"]
+    model = fit(ROOT / "configs/vq/shapes.yaml", tmp_path, "-c", str(overlay), *flags, *two(1)).model.tokenizer
+    assert model.latent_shape(17, 32, 32) == (1 + 16 // ft, 32 // fs, 32 // fs)
+    bits = math.log2(model.codebook_size) / (ft * fs * fs)
+    assert float(overlay.read_text().split(": ")[1].split()[0]) == pytest.approx(bits, rel=0.1)
 
 
 @pytest.mark.parametrize("able, precision", [(True, "bf16-mixed"), (False, "32-true")])
@@ -238,13 +265,28 @@ def test_another_tokenizer_is_refused(on_tokens, tmp_path):
         fit(config, tmp_path / "run", *videos, *other, *TINY_GENERATOR, *two(4), "--ckpt_path", "last")
 
 
+def one_line(capsys) -> str:
+    """What was said of a wrong argument, between the program's name and the hint."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.endswith("; --help lists what there is")]
+    return line.partition(": ")[2].rpartition(";")[0]
+
+
 def test_wrong_flags_are_one_sentence(on_tokens, videos, tmp_path, capsys):
     demo = ROOT / "configs/vq/demo.yaml"
     with pytest.raises(ValueError, match="10 frames do not fit 4x compression in time: use 9 or 13"):
         fit(demo, tmp_path, *TINY_VQ, *two(), "--data.train.frames", "10")
     with pytest.raises(SystemExit):
         fit(demo, tmp_path, *two(), "--model.tokenizer.chanels", "[8]")
-    assert "chanels" in capsys.readouterr().err
+    assert one_line(capsys) == "Option 'chanels' is not accepted"
+    with pytest.raises(SystemExit):
+        fit(demo, tmp_path, *two(), "--trainer.max_stepz", "8")
+    assert one_line(capsys) == "unrecognized arguments: --trainer.max_stepz 8"
+    with pytest.raises(SystemExit):
+        fit("nowhere.yaml", tmp_path)
+    assert one_line(capsys).startswith("File does not exist: ")
+    with pytest.raises(ValueError, match="expected a power of two") as wrong:
+        fit(demo, tmp_path, *two(), "--model.tokenizer.patch_size", "3")
+    assert in_words(wrong.value).startswith("space_compression / patch_size is 2.66667, expected a power")
     with pytest.raises(ValueError, match="no such folder"):
         fit(ROOT / "configs/vq/folder.yaml", tmp_path, *TINY_VQ, *two(), "--data.train.path", "nowhere")
     with pytest.raises(ValueError, match="no model at 'nowhere'"):

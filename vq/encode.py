@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import nn
 from tqdm import tqdm
 
 from data.module import VideoData, groups
 from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
 from vq import pretrained
+from vq.commands import Parser, in_words
 
 SHARD = 1024  # clips
 
 
 def main(args: list[str] | None = None) -> TokenCache:
-    parser = ArgumentParser(prog="python -m vq.encode", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m vq.encode", description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", required=True, help="exported folder, training checkpoint or hub id")
     parser.add_class_arguments(VideoData, "data")  # --data configs/data/demo.yaml, --data.batch_size 64, ...
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
@@ -115,4 +115,4 @@ if __name__ == "__main__":
     try:
         main()
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")

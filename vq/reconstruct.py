@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
 from data.video import probe, read_frames, to_float
 from data.writing import write_pieces
 from vq import pretrained
+from vq.commands import Parser, in_words
 from vq.losses import ssim
 
 
@@ -58,7 +58,7 @@ class Report:
 
 
 def main(args: list[str] | None = None) -> Report:
-    parser = ArgumentParser(prog="python -m vq.reconstruct", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m vq.reconstruct", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="a video or an image")
     parser.add_argument("target", type=Path, help=".mp4, .webm, .gif or .png")
     parser.add_argument("--tokenizer", required=True, help="exported folder, training checkpoint or hub id")
@@ -133,4 +133,4 @@ if __name__ == "__main__":
     try:
         main()
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")
