@@ -50,7 +50,7 @@ def test_a_folder_gets_a_file_a_sample_and_seeds_belong_to_samples(model, tmp_pa
 def test_sizes_images_and_samplers(model, tmp_path):
     (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a", "--frames", "5", "--height", "32", "--width", "16")
     assert read_clip(path)[0].shape == (3, 5, 32, 16)
-    (path,) = run(model, tmp_path / "a.png", "--prompt", "a", "--task", "text2image")
+    (path,) = run(model, tmp_path / "b.png", "--prompt", "a", "--task", "text2image")
     assert read_clip(path)[0].shape == (3, 1, 16, 24)
     for sampler in ("confidence", "random"):
         run(model, tmp_path / f"{sampler}.mp4", "--prompt", "a", "--sampler", sampler, "--guidance", "1")
@@ -62,9 +62,9 @@ def test_known_parts_come_back_as_their_reconstruction(model, clip, tmp_path):
     (path,) = run(model, tmp_path / "moving.gif", "--task", "image2video", "--input", str(clip / "still.png"))
     assert read_clip(path)[0].shape == (3, 9, 16, 24)
     args = ["--model", model, "--out", "x", "--task", "image2video", "--input", str(clip / "still.png")]
-    canvas, _ = sample.prepare(sample.parser().parse_args(args), generator, 8.0)
-    assert torch.equal(canvas.tokens[:, :1], generator.encode(still[None])) and canvas.known.sum() == 6
-    filled = generator.fill(canvas, [""], [0], steps=3)
+    job = sample.prepare(sample.read_options(args), generator, 8.0)
+    filled = generator.make(job, [""], [0], steps=3)
+    assert torch.equal(filled[:, :1], generator.encode(still[None]))
     first = generator.decode(filled)[:, :, :1]
     torch.testing.assert_close(first, generator.decode(generator.encode(still[None])), rtol=1e-4, atol=1e-4)
 
