@@ -157,7 +157,7 @@ TASKS: dict[str, Task] = {
     "extend-back": Task(extend_back, "what came before --input: --frames in all", 1, ("suffix",), True),
     "loop": Task(loop, "a video of the prompt that ends as it begins", 0, ("text", "middle"), True, prompt=True),
     "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
-    "connect": Task(connect, "fades one --input into another, token by token", 2, ("ends", "region")),
+    "connect": Task(connect, "fades one --input into another, token by token", 2, ("ends", "region"), True),
     "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
     "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
     "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),
