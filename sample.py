@@ -73,8 +73,8 @@ def main(args: list[str] | None = None) -> list[Path]:
     if missing := model.untrained(job):
         told = ", ".join(model.generator.trained_for)
         print(
-            f"sample.py: this model was trained for {told}, but {options.task} needs {', '.join(missing)} as well: "
-            "do not expect it to do well",
+            f"sample.py: this model was trained for {told}, not for {', '.join(missing)}, which {options.task} asks "
+            "for: it fills in what it can, expect less than of text2video",
             file=sys.stderr,
         )
     records = describe(options, model, job, fps)
@@ -103,22 +103,25 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
     """The command line, upon what ``--from`` tells; prompts out of their files."""
     p = parser()
     options = p.parse_args(args)
+    prompts, inputs = options.prompt and read_prompts(options.prompt), options.input
     if options.source:
         record = read_record(options.source)
         p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
-        p.set_defaults(**{k: v for k, v in record["settings"].items() if k not in ("input", "prompt")})
+        p.set_defaults(**{name: value for name, value in record["settings"].items() if name != "input"})
         options = p.parse_args(args)
-        recorded = record["prompt"] if isinstance(record["prompt"], list) else [record["prompt"]]
-        options.prompt = recorded if options.prompt is None else options.prompt
-        options.input = record["settings"]["input"] if options.input is None else options.input
-    options.input, prompts = options.input or [], []
-    for prompt in options.prompt or []:
-        if prompt.startswith("@"):
-            prompts += [line.strip() for line in Path(prompt[1:]).read_text().splitlines() if line.strip()]
-        else:
-            prompts.append(prompt)
-    options.prompt = prompts
+        prompts = prompts or ([record["prompt"]] if isinstance(record["prompt"], str) else record["prompt"])
+        inputs = inputs or record["settings"]["input"]
+    options.prompt, options.input = prompts or [], inputs or []
     return options
+
+
+def read_prompts(given: list[str]) -> list[str]:
+    """Prompts as they are given; @FILE stands for the lines of a file."""
+    prompts = []
+    for prompt in given:
+        lines = Path(prompt[1:]).read_text().splitlines() if prompt.startswith("@") else [prompt]
+        prompts += [line.strip() for line in lines if line.strip() or not prompt]
+    return prompts
 
 
 def check(options: argparse.Namespace) -> None:
@@ -151,7 +154,7 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> J
         wanted = {"image2video": 1, "inpaint": frames, "edit": frames, "outpaint": frames}.get(options.task)
         if options.task == "outpaint":
             info = probe(path)
-            size = {"height": info.height // fs * fs, "width": info.width // fs * fs}
+            size = {"height": max(fs, info.height // fs * fs), "width": max(fs, info.width // fs * fs)}
         clips.append(read_clip(path, frames=wanted, **size, fps=fps)[0])
     return model.job(
         options.task,

@@ -113,14 +113,17 @@ def outpaint(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
 
 
 def edit(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
-    """Forgets a share of the tokens: any, or those that the new prompt makes least likely."""
+    """Forgets a share of the tokens: any, or those that the new prompt finds least likely, beside the others.
+
+    The likelihood counts as it is: less that without a text, it chooses no better (docs/tasks.md).
+    """
     clip = model.encode(whole(model, job.clips[0]))
     if job.remask == "random":
         rngs = [torch.Generator().manual_seed(seed) for seed in fill.seeds]
         scores = torch.stack([torch.rand(clip.shape[1:], generator=rng) for rng in rngs])
     else:
-        gains = {text: model.likelihood(clip, text) - model.likelihood(clip, None) for text in set(fill.texts)}
-        scores = torch.cat([gains[text] for text in fill.texts])
+        likely = {text: model.likelihood(clip, text) for text in set(fill.texts)}
+        scores = torch.cat([likely[text] for text in fill.texts])
     return fill(tasks.edit(clip, job.strength, model.mask_id, scores))
 
 

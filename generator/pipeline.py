@@ -103,6 +103,8 @@ class VideoGenerator:
         ft, fs = self.tokenizer.time_compression, self.tokenizer.space_compression
         if frames is None:
             frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
+        if task == "text2image" and frames != 1:
+            raise ValueError(f"text2image makes one frame, not {frames}: use text2video")
         size = (frames, height or self.clip["height"], width or self.clip["width"])
         if task == "loop" and (frames < 3 * ft or frames % ft):
             nearest = sorted({max(3, frames // ft) * ft, max(3, frames // ft + 1) * ft})
@@ -210,13 +212,12 @@ class VideoGenerator:
         return predict
 
     @torch.no_grad()
-    def likelihood(self, tokens: Tensor, text: str | None, parts: int = 4) -> Tensor:
+    def likelihood(self, tokens: Tensor, text: str, parts: int = 4) -> Tensor:
         """Log-probability (1, t, h, w) of each token of a clip (1, t, h, w), told the text and most other tokens.
 
-        The cells are hidden in ``parts`` groups, one after the other, each spread evenly over the clip. No text: the
-        learned null text.
+        The cells are hidden in ``parts`` groups, one after the other, each spread evenly over the clip.
         """
-        memory = self.generator.read([text or ""], None if text is not None else torch.ones(1, dtype=torch.bool))
+        memory = self.generator.read([text])
         tokens = tokens.to(self.device)
         groups = (halton_ranks(tuple(tokens.shape[1:])) % parts).view(tokens.shape).to(self.device)
         scores = torch.zeros(tokens.shape, device=self.device)

@@ -1,5 +1,7 @@
 """Tasks: what each of them knows, keeps and makes, on tiny models."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from conftest import CLIP
@@ -42,7 +44,7 @@ def test_windows_cover_everything_and_overlap_by_half(length, size):
     spans = tasks.windows(length, size)
     assert {i for span in spans for i in range(*span)} == set(range(length))
     assert all(stop - start == min(size or length, length) for start, stop in spans)
-    assert all(before[1] - after[0] >= (size or length) // 2 for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] - after[0] >= (size or length) // 2 for before, after in pairwise(spans))
     back = tasks.windows(length, size, backwards=True)
     assert back[0][1] == length and back[-1][0] == 0 and len(back) == len(spans)
 
@@ -131,7 +133,7 @@ def test_connect_fades_from_one_to_the_other():
     assert not canvas.known[0, 4:9].all() and canvas.known[0, :4].all() and canvas.known[0, 9:].all()
     apart = tasks.connect(a[:, :3], b[:, :3], (12, 16, 16), K)
     assert apart.known[0].flatten(1).all(1).tolist() == [True] * 3 + [False] * 6 + [True] * 3
-    with pytest.raises(ValueError, match="cannot be connected in 8: .* ask for 10 to 16 of them"):
+    with pytest.raises(ValueError, match=r"cannot be connected in 8: .* ask for 10 to 16 of them"):
         tasks.connect(a, b, (8, 16, 16), K)
 
 
