@@ -52,7 +52,7 @@ def parser() -> Parser:
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels; or white in a picture or video")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")
-    p.add_argument("--remask", default="unlikely", help="edit: which tokens, the random or the unlikely ones")
+    p.add_argument("--forget", default="unlikely", help="edit: which tokens, the random or the unlikely ones")
     p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -129,7 +129,7 @@ def check(options: argparse.Namespace) -> None:
     if not options.model:
         raise ValueError("--model is missing: give an exported folder, a hub id or a training checkpoint")
     prompts = sum(1 for prompt in options.prompt if prompt)
-    editing.check(options.task, len(options.input), prompts, options.mask is not None, options.strength, options.remask)
+    editing.check(options.task, len(options.input), prompts, options.mask is not None, options.strength, options.forget)
     if options.sampler not in ORDERS:
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join(ORDERS)}")
     least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "revisions": 0}
@@ -162,7 +162,7 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> J
         clips,
         None if options.mask is None else read_mask(options.mask, frames, size["height"], size["width"], fps),
         options.strength,
-        options.remask,
+        options.forget,
         *(getattr(options, axis) for axis in ("frames", "height", "width", "window")),
     )
 

@@ -1,6 +1,6 @@
 """Does a video wash out when it is extended again and again? Tokens reused as integers against pixels encoded anew.
 
-    python benchmarks/drift.py --model out/demo/model [--clips 16 --extensions 10]
+    python benchmarks/drift.py --model out/demo/model [--clips 16 --extensions 10 --steps 16 --revisions 12]
 
 Real clips are extended window by window, each told the last latent frames of the one before. One arm keeps them as
 integers, as ``--task extend`` does; the other decodes them and encodes the pixels again, as one has to whose tool takes
@@ -23,7 +23,9 @@ from generator import tasks
 from generator.pipeline import VideoGenerator
 
 
-def extended(model: VideoGenerator, tokens: Tensor, texts: list[str], extensions: int, anew: bool) -> Tensor:
+def extended(
+    model: VideoGenerator, tokens: Tensor, texts: list[str], extensions: int, anew: bool, **sampling
+) -> Tensor:
     """Tokens (b, t, h, w) -> the same and ``extensions`` windows more; ``anew``: by way of pixels."""
     size, ft = tokens.shape[1], model.tokenizer.time_compression
     overlap = size // 2
@@ -34,7 +36,7 @@ def extended(model: VideoGenerator, tokens: Tensor, texts: list[str], extensions
         empty = replace(tasks.text2video((size, *tokens.shape[2:]), model.mask_id), middle=True)
         canvas = empty.repeat(len(texts)).filled(0, tokens[:, -overlap:])
         seeds = [1000 * turn + i for i in range(len(texts))]
-        tokens = torch.cat([tokens, model.fill(canvas, texts, seeds)[:, overlap:]], dim=1)
+        tokens = torch.cat([tokens, model.fill(canvas, texts, seeds, **sampling)[:, overlap:]], dim=1)
     return tokens
 
 
@@ -50,6 +52,8 @@ def main(args=None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--extensions", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--revisions", type=int, default=12)
     options = parser.parse_args(args)
 
     model = VideoGenerator.from_pretrained(options.model)
@@ -57,7 +61,8 @@ def main(args=None) -> None:
     examples = [shapes[i] for i in range(options.clips)]
     start, texts = model.encode(torch.stack([e.clip for e in examples])), [e.text for e in examples]
     for anew in (False, True):
-        tokens = extended(model, start, texts, options.extensions, anew)
+        sampling = {"steps": options.steps, "revisions": options.revisions}
+        tokens = extended(model, start, texts, options.extensions, anew, **sampling)
         video = model.decode(tokens)  # b 3 t h w
         begun = model.clip["frames"]
         new = (video.shape[2] - begun) // options.extensions

@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.shapes import COLOURS, Shapes
 from evaluation.detector import score
-from generator.editing import REMASK
+from generator.editing import FORGET
 from generator.pipeline import VideoGenerator
 
 
@@ -48,12 +48,12 @@ def main(args=None) -> None:
 
     show("reconstruction", model.decode(model.encode(torch.stack(clips))))
     for strength in options.strengths:
-        for remask in REMASK:
+        for forget in FORGET:
             edited = [
-                model(text, task="edit", inputs=[clip], strength=strength, remask=remask)
+                model(text, task="edit", inputs=[clip], strength=strength, forget=forget)
                 for text, clip in zip(texts, clips, strict=True)
             ]
-            show(f"{remask} {strength:g}", torch.cat(edited))
+            show(f"{forget} {strength:g}", torch.cat(edited))
 
 
 if __name__ == "__main__":

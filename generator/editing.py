@@ -19,7 +19,7 @@ from generator.tasks import Canvas, Grid
 if TYPE_CHECKING:
     from generator.pipeline import VideoGenerator
 
-REMASK = ("unlikely", "random")
+FORGET = ("unlikely", "random")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Job:
     clips: tuple[Tensor, ...] = ()
     mask: Tensor | None = None
     strength: float = 0.5
-    remask: str = REMASK[0]
+    forget: str = FORGET[0]
     story: tuple[str, ...] = ()
     window: int | None = None
 
@@ -118,7 +118,7 @@ def edit(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
     The likelihood counts as it is: less that without a text, it chooses no better (docs/tasks.md).
     """
     clip = model.encode(whole(model, job.clips[0]))
-    if job.remask == "random":
+    if job.forget == "random":
         rngs = [torch.Generator().manual_seed(seed) for seed in fill.seeds]
         scores = torch.stack([torch.rand(clip.shape[1:], generator=rng) for rng in rngs])
     else:
@@ -158,9 +158,11 @@ TASKS: dict[str, Task] = {
     "image2video": Task(extend, "sets --input, a still, in motion", 1, ("first",)),
     "extend": Task(extend, "goes on where --input, a clip, ends: to --frames in all", 1, ("prefix",), True),
     "extend-back": Task(extend_back, "what came before --input: --frames in all", 1, ("suffix",), True),
-    "loop": Task(loop, "a video of the prompt that ends as it begins", 0, ("text", "middle"), True, prompt=True),
+    "loop": Task(
+        loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, prompt=True
+    ),
     "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
-    "connect": Task(connect, "fades one --input into another, token by token", 2, ("ends", "region"), True),
+    "connect": Task(connect, "fades one --input into another, token by token", 2, ("ends",), True),
     "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
     "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
     "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),
@@ -170,7 +172,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, remask: str) -> Task:
+def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, forget: str) -> Task:
     """The task of that name, if it can do with what it is given; else ``ValueError`` in words."""
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: expected {', '.join(TASKS)}")
@@ -187,8 +189,8 @@ def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, rem
         raise ValueError(f"{name} {takes} --mask: inpaint takes left,top,right,bottom in pixels, a picture or a video")
     if not 0 <= strength <= 1:
         raise ValueError(f"--strength is {strength}, expected a share between 0 and 1")
-    if remask not in REMASK:
-        raise ValueError(f"--remask is {remask!r}, expected {' or '.join(REMASK)}")
+    if forget not in FORGET:
+        raise ValueError(f"--forget is {forget!r}, expected {' or '.join(FORGET)}")
     return task
 
 

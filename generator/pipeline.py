@@ -61,7 +61,7 @@ class VideoGenerator:
         inputs: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         strength: float = 0.5,
-        remask: str = "unlikely",
+        forget: str = "unlikely",
         window: int | None = None,
         **sampling,
     ) -> Tensor:
@@ -74,12 +74,12 @@ class VideoGenerator:
             task: one of ``editing.TASKS``; docs/tasks.md shows them all.
             inputs: the clips (3, t, h, w) in [-1, 1] that the task takes.
             mask: of inpaint: bool (t, h, w) or (1, h, w) in pixels, True where to make anew.
-            strength, remask: of edit: the share that is forgotten, and which: "unlikely" or "random".
+            strength, forget: of edit: the share that is forgotten, and which: "unlikely" or "random".
             window: frames that are made at once, of a longer video; None: what the task is best done with.
             sampling: see ``fill``.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        job = self.job(task, prompts, inputs, mask, strength, remask, frames, height, width, window)
+        job = self.job(task, prompts, inputs, mask, strength, forget, frames, height, width, window)
         texts = [text for text in ([prompts[0]] if job.story else prompts) for _ in range(num)]
         seeds = [seed + i for _ in range(len(texts) // num) for i in range(num)]
         return self.decode(self.make(job, texts, seeds, **sampling), ring=job.ring)
@@ -91,7 +91,7 @@ class VideoGenerator:
         inputs: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         strength: float = 0.5,
-        remask: str = "unlikely",
+        forget: str = "unlikely",
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -99,7 +99,7 @@ class VideoGenerator:
     ) -> Job:
         """What ``make`` needs to know, checked: see ``__call__``. Raises ``ValueError`` in words."""
         prompted = sum(1 for prompt in prompts if prompt)
-        kind = editing.check(task, len(inputs), prompted, mask is not None, strength, remask)
+        kind = editing.check(task, len(inputs), prompted, mask is not None, strength, forget)
         ft, fs = self.tokenizer.time_compression, self.tokenizer.space_compression
         if frames is None:
             frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
@@ -121,6 +121,9 @@ class VideoGenerator:
                     f"{name} {pixels} does not fit the generator's patches of {step} pixels: use "
                     f"{' or '.join(map(str, nearest))}"
                 )
+        if task == "story" and grid[0] < len(prompts):
+            least = self.tokenizer.pixel_shape(len(prompts), *grid[1:])[0]
+            raise ValueError(f"{frames} frames are too few for a story of {len(prompts)} prompts: use {least} or more")
         if window is None and kind.windowed:
             window = self.clip["frames"]
         return Job(
@@ -129,7 +132,7 @@ class VideoGenerator:
             clips=tuple(inputs),
             mask=mask,
             strength=strength,
-            remask=remask,
+            forget=forget,
             story=tuple(prompts) if task == "story" else (),
             window=None if window is None else self.tokenizer.latent_shape(window, *size[1:])[0],
         )

@@ -78,7 +78,7 @@ TASK_LINES = {
     "connect": ("--input clip.mp4 --input clip.mp4", (13, 16, 24)),
     "inpaint": ("--input clip.mp4 --mask 0,0,8,8", (9, 16, 24)),
     "outpaint": ("--input clip.mp4 --height 32 --width 40", (9, 32, 40)),
-    "edit": ("--input clip.mp4 --prompt b --strength 0.3 --remask random", (9, 16, 24)),
+    "edit": ("--input clip.mp4 --prompt b --strength 0.3 --forget random", (9, 16, 24)),
     "story": ("--prompt a --prompt b", (17, 16, 24)),
 }
 

@@ -93,6 +93,13 @@ def test_a_ring_is_decoded_without_a_beginning(model):
     assert (turned - model.decode(ring.roll(2, dims=1)).repeat(1, 1, 2, 1, 1)[:, :, :20]).abs().max() > 1e-3
 
 
+def test_long_videos_are_decoded_in_pieces_and_short_ones_at_once(model):
+    tokens = torch.randint(K, (1, 21, 2, 3), generator=torch.Generator().manual_seed(0))
+    assert [piece.shape[1] for piece in model.pieces(tokens[0], size=8)] == [29, 32, 20]
+    torch.testing.assert_close(model.decode(tokens), model.tokenizer.decode(tokens), rtol=0, atol=1e-5)
+    assert torch.equal(model.decode(tokens[:, :5]), model.tokenizer.decode(tokens[:, :5]))
+
+
 def test_nothing_beyond_the_reach_of_the_decoder_matters(model):
     n = reach(model.tokenizer)
     tokens = torch.randint(K, (1, n + 4, 2, 3), generator=torch.Generator().manual_seed(0))
@@ -188,12 +195,12 @@ def test_outpaint_puts_the_clip_in_the_middle(model):
         tokens_of(model, "outpaint", [given])
 
 
-@pytest.mark.parametrize("remask", editing.REMASK)
-def test_edit_forgets_its_share(model, remask):
+@pytest.mark.parametrize("forget", editing.FORGET)
+def test_edit_forgets_its_share(model, forget):
     given = clip(9)
     before = model.encode(given[None])
     for strength, least in ((0.0, 1.0), (0.5, 0.5)):
-        made = tokens_of(model, "edit", [given], strength=strength, remask=remask)
+        made = tokens_of(model, "edit", [given], strength=strength, forget=forget)
         kept = (made == before).float().mean().item()
         assert kept >= least and (kept == 1 or strength)
     scores = torch.arange(18).view(1, 3, 2, 3)
@@ -254,7 +261,7 @@ def test_seeds_belong_to_the_sample_in_every_task(model, task):
 
 
 def test_edit_in_windows_is_batch_invariant_too(model):
-    given = {"inputs": [clip(9)], "remask": "random", "window": 5}
+    given = {"inputs": [clip(9)], "forget": "random", "window": 5}
     together = tokens_of(model, "edit", texts="abc", seeds=(3, 4, 5), **given)
     assert torch.equal(together[1:2], tokens_of(model, "edit", texts="b", seeds=(4,), **given))
 
@@ -276,8 +283,9 @@ def test_every_task_is_tried_here_and_tells_what_it_needs(model):
         ("extend-back", {"inputs": [clip(13)], "frames": 13, "window": 10}, "10 frames do not fit"),
         ("interpolate", {"inputs": [clip(9), clip(9)], "frames": 13}, "leave nothing to make"),
         ("interpolate", {"inputs": [clip(9)]}, "interpolate needs two --input, got 1"),
+        ("story", {"prompts": ["a", "b", "c"], "frames": 5}, "too few for a story of 3 prompts: use 9 or more"),
         ("story", {"prompts": ["a"]}, "story needs several --prompt"),
-        ("edit", {"inputs": [clip(9)], "remask": "some"}, "--remask is 'some', expected unlikely or random"),
+        ("edit", {"inputs": [clip(9)], "forget": "some"}, "--forget is 'some', expected unlikely or random"),
         ("edit", {"inputs": [clip(9)], "mask": moving_mask()}, "edit takes no --mask"),
     ],
 )
