@@ -145,9 +145,12 @@ def check(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:
     """Reads the inputs, at the size of the output; what outpaint puts a border around keeps its own."""
-    size = {axis: getattr(options, axis) or model.clip[axis] for axis in ("height", "width")}
-    frames = options.frames or model.clip["frames"]
+    given = {axis: getattr(options, axis) for axis in ("frames", "height", "width")}
+    size = {axis: model.clip[axis] if asked is None else asked for axis, asked in given.items()}
+    frames = size.pop("frames")
     model.tokenizer.latent_shape(1, **size)
+    if options.frames is not None and options.frames < 1:
+        model.tokenizer.latent_shape(frames, **size)  # says what would fit
     fs = model.tokenizer.space_compression
     clips = []
     for path in options.input:

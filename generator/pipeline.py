@@ -105,7 +105,10 @@ class VideoGenerator:
             frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
         if task == "text2image" and frames != 1:
             raise ValueError(f"text2image makes one frame, not {frames}: use text2video")
-        size = (frames, height or self.clip["height"], width or self.clip["width"])
+        height, width = (
+            self.clip[axis] if asked is None else asked for axis, asked in (("height", height), ("width", width))
+        )
+        size = (frames, height, width)
         if task == "loop" and (frames < 3 * ft or frames % ft):
             nearest = sorted({max(3, frames // ft) * ft, max(3, frames // ft + 1) * ft})
             raise ValueError(
