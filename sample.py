@@ -128,8 +128,8 @@ def check(options: argparse.Namespace) -> None:
     """What can be refused without opening the model."""
     if not options.model:
         raise ValueError("--model is missing: give an exported folder, a hub id or a training checkpoint")
-    prompts = sum(1 for prompt in options.prompt if prompt)
-    editing.check(options.task, len(options.input), prompts, options.mask is not None, options.strength, options.forget)
+    inputs, prompts = len(options.input), len(options.prompt)
+    editing.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
     if options.sampler not in ORDERS:
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join(ORDERS)}")
     least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "revisions": 0}

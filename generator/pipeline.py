@@ -98,8 +98,7 @@ class VideoGenerator:
         window: int | None = None,
     ) -> Job:
         """What ``make`` needs to know, checked: see ``__call__``. Raises ``ValueError`` in words."""
-        prompted = sum(1 for prompt in prompts if prompt)
-        kind = editing.check(task, len(inputs), prompted, mask is not None, strength, forget)
+        kind = editing.check(task, len(inputs), len(prompts), mask is not None, strength, forget)
         ft, fs = self.tokenizer.time_compression, self.tokenizer.space_compression
         if frames is None:
             frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
