@@ -1,12 +1,12 @@
-"""Sampling program: prompts (and, for some tasks, a clip or a still) in, videos out.
+"""Sampling program: prompts (and, for some tasks, clips, stills or a mask) in, videos out.
 
     python sample.py --model out/demo/model --prompt "a red circle moves right" --out clip.mp4
 
-What is wrong with an argument is one line on standard error and exit status 2, before anything is written.
+What is wrong with an argument is one line on standard error and exit status 2, before anything is written. A file that
+exists is never overwritten: made with the same settings it is skipped, so a long list of prompts may be interrupted.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -14,22 +14,17 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from data.video import read_clip
-from data.writing import write_clip
-from generator import tasks
+from data.records import fingerprint, is_made, read_record, write_with_record
+from data.video import is_image, probe, read_clip
+from generator import editing
+from generator.editing import TASKS, Job
 from generator.pipeline import VideoGenerator
 from generator.samplers import ORDERS
-from generator.tasks import Canvas
+from vq import pretrained
 
-TASKS = {
-    "text2video": "a video of the prompt",
-    "text2image": "an image, a video of one frame",
-    "image2video": "sets --input, a still, in motion",
-    "extend": "goes on where --input, a clip, ends: to --frames in all",
-    "inpaint": "makes the region --mask of --input anew",
-    "edit": "makes a share --strength of --input anew after the prompt",
-}
 FILES = (".mp4", ".gif", ".webm", ".png")
+# what a record says elsewhere, or what does not change a video; all other flags are its settings
+NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps", "num", "out", "device", "batch_size", "source"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,14 +34,14 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    p.add_argument("--model", required=True, help="exported folder, hub id or training checkpoint")
-    p.add_argument("--prompt", action="append", default=[], help="may be repeated: --num samples of each")
+    p.add_argument("--model", help="exported folder, hub id or training checkpoint")
+    p.add_argument("--prompt", action="append", help="may be repeated: --num samples of each; @FILE: a prompt a line")
     p.add_argument("--out", required=True, type=Path, help=f"a file ({', '.join(FILES)}) or a folder: a file a sample")
-    p.add_argument("--task", default="text2video", help="; ".join(f"{k}: {v}" for k, v in TASKS.items()))
-    p.add_argument("--frames", type=int, help="default: as trained")
-    p.add_argument("--height", type=int, help="default: as trained")
-    p.add_argument("--width", type=int, help="default: as trained")
-    p.add_argument("--fps", type=float, help="frames a second of the output; default: as trained")
+    p.add_argument("--task", default="text2video", help="; ".join(f"{k}: {v.about}" for k, v in TASKS.items()))
+    p.add_argument("--frames", type=int, help="default: as many as the model was trained at; so for the next three")
+    p.add_argument("--height", type=int)
+    p.add_argument("--width", type=int)
+    p.add_argument("--fps", type=float)
     p.add_argument("--num", type=int, default=1, help="samples a prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
@@ -54,125 +49,183 @@ def parser() -> Parser:
     p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
     p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
-    p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")
-    p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels, or a picture, white there")
+    p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
+    p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels; or white in a picture or video")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")
+    p.add_argument("--forget", default="unlikely", help="edit: which tokens, the random or the unlikely ones")
+    p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
+    p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--batch-size", type=int, default=16)
     return p
 
 
 def main(args: list[str] | None = None) -> list[Path]:
-    """Runs the command line; returns the files written. Raises ``ValueError`` in words for what cannot be done."""
-    options = parser().parse_args(args)
+    """Runs the command line; returns the files asked for. Raises ``ValueError`` in words for what cannot be done."""
+    options = read_options(args)
     check(options)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VideoGenerator.from_pretrained(options.model, device)
     fps = options.fps or model.clip["fps"] or 8.0
-    prompts = options.prompt or [""]
-    canvas, shape = prepare(options, model, fps)
-    texts = [text for text in prompts for _ in range(options.num)]
-    seeds = [options.seed + i for _ in prompts for i in range(options.num)]
-    with tqdm(total=len(texts), unit="clip", disable=not sys.stderr.isatty()) as bar:
-        tokens = model.fill(
-            canvas.repeat(len(texts)),
-            texts,
-            seeds,
-            steps=options.steps,
-            guidance=options.guidance,
-            order=ORDERS[options.sampler](),
-            temperature=options.temperature,
-            revisions=options.revisions,
-            batch_size=options.batch_size,
-            progress=bar.update,
+    job = prepare(options, model, fps)
+    if missing := model.untrained(job):
+        told = ", ".join(model.generator.trained_for)
+        print(
+            f"sample.py: this model was trained for {told}, not for {', '.join(missing)}, which {options.task} asks "
+            "for: it fills in what it can, expect less than of text2video",
+            file=sys.stderr,
         )
-    written = []
-    for i, clip in enumerate(model.decode(tokens)):
-        single = options.out.suffix in FILES
-        path = options.out if single else options.out / f"{i:03d}-seed{seeds[i]}.{'png' if shape[0] == 1 else 'mp4'}"
-        write_clip(path, clip, fps)
-        settings = {k: str(v) if k == "out" else v for k, v in vars(options).items() if k not in ("prompt", "seed")}
-        record = {
-            "prompt": texts[i],
-            "seed": seeds[i],
-            "size": dict(zip(("frames", "height", "width"), shape, strict=True)),
-            "fps": fps,
-            "settings": settings,
-            "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
-        }
-        path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        written.append(path)
-    return written
+    records = describe(options, model, job, fps)
+    todo = {path: record for path, record in records.items() if not is_made(path, record)}
+    with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(todo), options.batch_size):
+            batch = dict(list(todo.items())[start : start + options.batch_size])
+            tokens = model.make(
+                job,
+                [record["prompt"] if isinstance(record["prompt"], str) else "" for record in batch.values()],
+                [record["seed"] for record in batch.values()],
+                steps=options.steps,
+                guidance=options.guidance,
+                order=ORDERS[options.sampler](),
+                temperature=options.temperature,
+                revisions=options.revisions,
+                batch_size=options.batch_size,
+            )
+            for (path, record), clip in zip(batch.items(), tokens, strict=True):
+                write_with_record(path, model.pieces(clip, job.ring), record)
+                bar.update()
+    return list(records)
+
+
+def read_options(args: list[str] | None) -> argparse.Namespace:
+    """The command line, upon what ``--from`` tells; prompts out of their files."""
+    p = parser()
+    options = p.parse_args(args)
+    prompts, inputs = options.prompt and read_prompts(options.prompt), options.input
+    if options.source:
+        record = read_record(options.source)
+        p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
+        p.set_defaults(**{name: value for name, value in record["settings"].items() if name != "input"})
+        options = p.parse_args(args)
+        prompts = prompts or ([record["prompt"]] if isinstance(record["prompt"], str) else record["prompt"])
+        inputs = inputs or record["settings"]["input"]
+    options.prompt, options.input = prompts or [], inputs or []
+    return options
+
+
+def read_prompts(given: list[str]) -> list[str]:
+    """Prompts as they are given; @FILE stands for the lines of a file."""
+    prompts = []
+    for prompt in given:
+        lines = Path(prompt[1:]).read_text().splitlines() if prompt.startswith("@") else [prompt]
+        prompts += [line.strip() for line in lines if line.strip() or not prompt]
+    return prompts
 
 
 def check(options: argparse.Namespace) -> None:
     """What can be refused without opening the model."""
-    if options.task not in TASKS:
-        raise ValueError(f"unknown task {options.task!r}: expected {', '.join(TASKS)}")
+    if not options.model:
+        raise ValueError("--model is missing: give an exported folder, a hub id or a training checkpoint")
+    inputs, prompts = len(options.input), len(options.prompt)
+    editing.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
     if options.sampler not in ORDERS:
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join(ORDERS)}")
-    if not options.prompt and options.task in ("text2video", "text2image", "edit"):
-        raise ValueError(f"{options.task} needs a --prompt")
-    if options.task in ("image2video", "extend", "inpaint", "edit") and len(options.input) != 1:
-        raise ValueError(f"{options.task} needs one --input, got {len(options.input)}")
-    if options.task in ("text2video", "text2image") and options.input:
-        raise ValueError(f"{options.task} takes no --input: use image2video, extend, inpaint or edit")
-    if options.task == "inpaint" and not options.mask:
-        raise ValueError("inpaint needs a --mask: left,top,right,bottom in pixels or a picture, white where to fill in")
-    least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "strength": 0, "revisions": 0}
+    least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "revisions": 0}
     for name, low in least.items():
         if getattr(options, name) < low:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")
-    if options.strength > 1:
-        raise ValueError(f"--strength is {options.strength}, expected a share between 0 and 1")
     if options.out.suffix and options.out.suffix not in FILES:
         raise ValueError(f"--out ends in {options.out.suffix}, expected {', '.join(FILES)} or a folder")
-    samples = max(1, len(options.prompt)) * options.num
+    samples = (1 if options.task == "story" else max(1, len(options.prompt))) * options.num
     if options.out.suffix and samples > 1:
         raise ValueError(f"{samples} samples do not fit one file: give --out a folder")
 
 
-def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> tuple[Canvas, tuple[int, int, int]]:
-    """The canvas of the task, and the output's frames, height and width."""
+def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:
+    """Reads the inputs, at the size of the output; what outpaint puts a border around keeps its own."""
     given = {axis: getattr(options, axis) for axis in ("frames", "height", "width")}
-    sizes = {axis: model.clip[axis] if size is None else size for axis, size in given.items()}
-    if options.task == "text2image":
-        sizes["frames"] = 1
-    shape = tuple(sizes.values())
-    grid, mask_id = model.tokenizer.latent_shape(*shape), model.generator.mask_id
-    if options.task in ("text2video", "text2image"):
-        return tasks.text2video(grid, mask_id), shape
-    wanted = {"image2video": 1, "inpaint": shape[0], "edit": shape[0], "extend": None}[options.task]
-    clip, _ = read_clip(options.input[0], frames=wanted, height=shape[1], width=shape[2], fps=fps)
-    if options.task == "extend":  # as much of the clip's beginning as makes whole latent frames
-        clip = clip[:, : 1 + (clip.shape[1] - 1) // model.tokenizer.time_compression * model.tokenizer.time_compression]
-    known = model.encode(clip[None]).cpu()
-    if options.task in ("image2video", "extend"):
-        return tasks.extend(known, grid, mask_id), shape
-    if options.task == "edit":
-        return tasks.edit(known, options.strength, mask_id, options.seed), shape
-    return tasks.inpaint(known, read_mask(options.mask, model, shape), mask_id), shape
+    size = {axis: model.clip[axis] if asked is None else asked for axis, asked in given.items()}
+    frames = size.pop("frames")
+    model.tokenizer.latent_shape(1, **size)
+    if options.frames is not None and options.frames < 1:
+        model.tokenizer.latent_shape(frames, **size)  # says what would fit
+    fs = model.tokenizer.space_compression
+    clips = []
+    for path in options.input:
+        wanted = {"image2video": 1, "inpaint": frames, "edit": frames, "outpaint": frames}.get(options.task)
+        if options.task == "outpaint":
+            info = probe(path)
+            size = {"height": max(fs, info.height // fs * fs), "width": max(fs, info.width // fs * fs)}
+        clips.append(read_clip(path, frames=wanted, **size, fps=fps)[0])
+    return model.job(
+        options.task,
+        options.prompt,
+        clips,
+        None if options.mask is None else read_mask(options.mask, frames, size["height"], size["width"], fps),
+        options.strength,
+        options.forget,
+        *(getattr(options, axis) for axis in ("frames", "height", "width", "window")),
+    )
 
 
-def read_mask(text: str, model: VideoGenerator, shape: tuple[int, int, int]) -> torch.Tensor:
-    """A box or a picture -> the token positions (h', w') that it touches."""
-    _, height, width = shape
-    if Path(text).is_file():
-        picture, _ = read_clip(text, frames=1, height=height, width=width)
-        pixels = picture[:, 0].mean(0) > 0
+def read_mask(text: str, frames: int, height: int, width: int, fps: float) -> torch.Tensor:
+    """A box, a picture, a video or a folder of pictures -> bool (1 or frames, height, width), True where white."""
+    path = Path(text)
+    if path.is_dir():
+        pictures = [read_clip(file, 1, height, width)[0] for file in sorted(path.iterdir()) if is_image(file)]
+        if len(pictures) < frames:
+            raise ValueError(f"--mask {text} holds {len(pictures)} pictures, expected one for each of {frames} frames")
+        mask = torch.cat(pictures[:frames], dim=1).mean(0) > 0
+    elif path.is_file():
+        mask = read_clip(path, 1 if is_image(path) else frames, height, width, None if is_image(path) else fps)[0]
+        mask = mask.mean(0) > 0
     else:
         try:
             left, top, right, bottom = (int(n) for n in text.split(","))
         except ValueError as error:
-            raise ValueError(f"--mask {text!r} is neither a picture nor left,top,right,bottom in pixels") from error
-        pixels = torch.zeros(height, width, dtype=torch.bool)
-        pixels[max(0, top) : bottom, max(0, left) : right] = True
-    if not pixels.any():
+            raise ValueError(
+                f"--mask {text!r} is neither a picture, a video or a folder nor left,top,right,bottom in pixels"
+            ) from error
+        mask = torch.zeros(1, height, width, dtype=torch.bool)
+        mask[:, max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
+    if not mask.any():
         raise ValueError(f"--mask {text} covers nothing of the {width}x{height} picture")
-    fs = model.tokenizer.space_compression
-    return pixels.unflatten(0, (-1, fs)).unflatten(2, (-1, fs)).any(3).any(1)
+    return mask
+
+
+def describe(options: argparse.Namespace, model: VideoGenerator, job: Job, fps: float) -> dict[Path, dict]:
+    """Every file to write and its record, from which ``--from`` makes the very same video again."""
+    frames, height, width = model.tokenizer.pixel_shape(*job.grid)
+    if job.ring:
+        frames += model.tokenizer.time_compression - 1
+    sources = {file: fingerprint(file) for file in (*options.input, options.mask) if file and Path(file).exists()}
+    sources[options.model] = "-".join(pretrained.fingerprint(part) for part in (model.tokenizer, model.generator))
+    if options.source:
+        for name, told in read_record(options.source)["sources"].items():
+            if sources.get(name, told) != told:
+                raise ValueError(f"{name} is not what it was when {options.source} was written: give the old one")
+    records = {}
+    for prompt in [list(job.story)] if job.story else options.prompt or [""]:
+        for seed in range(options.seed, options.seed + options.num):
+            path = options.out
+            if options.out.suffix not in FILES:
+                path = path / f"{len(records):03d}-seed{seed}.{'png' if frames == 1 else 'mp4'}"
+            records[path] = {
+                "prompt": prompt,
+                "seed": seed,
+                "size": {"frames": frames, "height": height, "width": width},
+                "fps": fps,
+                "settings": {name: value for name, value in vars(options).items() if name not in NO_SETTINGS},
+                "sources": sources,
+                "versions": {
+                    "torch": torch.__version__,
+                    "python": sys.version.split()[0],
+                    "device": model.device.type,
+                },
+            }
+    return records
 
 
 if __name__ == "__main__":

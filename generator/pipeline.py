@@ -2,20 +2,24 @@
 
 generator = VideoGenerator.from_pretrained("out/demo/model")
 videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, h, w) in [-1, 1]
+longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from generator import tasks
+from generator import editing, tasks
+from generator.editing import Job
 from generator.guidance import guide
 from generator.masked import MaskedGenerator
-from generator.samplers import Halton, Order, Predict, sample
+from generator.samplers import Halton, Order, Predict, halton_ranks, sample
 from generator.tasks import Canvas
 from vq import pretrained
+from vq.layers import TemporalConv
+from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
 
 
@@ -47,29 +51,106 @@ class VideoGenerator:
 
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] = "",
         num: int = 1,
         seed: int = 0,
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        task: str = "text2video",
+        inputs: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        strength: float = 0.5,
+        forget: str = "unlikely",
+        window: int | None = None,
         **sampling,
     ) -> Tensor:
-        """Videos (prompts * num, 3, t, h, w) in [-1, 1], the samples of a prompt together.
+        """Videos (prompts * num, 3, t, h, w) in [-1, 1], the samples of a prompt together; of a story ``num`` videos.
 
         Args:
             prompt: one text, or several.
             num: samples a prompt; sample i of it has the seed ``seed + i``, whatever else is in the batch.
             frames, height, width: another size than the model was trained at. ``ValueError`` if it does not fit.
+            task: one of ``editing.TASKS``; docs/tasks.md shows them all.
+            inputs: the clips (3, t, h, w) in [-1, 1] that the task takes.
+            mask: of inpaint: bool (t, h, w) or (1, h, w) in pixels, True where to make anew.
+            strength, forget: of edit: the share that is forgotten, and which: "unlikely" or "random".
+            window: frames that are made at once, of a longer video; None: what the task is best done with.
             sampling: see ``fill``.
         """
-        size = {"frames": frames, "height": height, "width": width}
-        size = {axis: self.clip[axis] if given is None else given for axis, given in size.items()}
-        canvas = tasks.text2video(self.tokenizer.latent_shape(**size), self.generator.mask_id)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [text for text in prompts for _ in range(num)]
-        seeds = [seed + i for _ in prompts for i in range(num)]
-        return self.decode(self.fill(canvas.repeat(len(texts)), texts, seeds, **sampling))
+        job = self.job(task, prompts, inputs, mask, strength, forget, frames, height, width, window)
+        texts = [text for text in ([prompts[0]] if job.story else prompts) for _ in range(num)]
+        seeds = [seed + i for _ in range(len(texts) // num) for i in range(num)]
+        return self.decode(self.make(job, texts, seeds, **sampling), ring=job.ring)
+
+    def job(
+        self,
+        task: str = "text2video",
+        prompts: Sequence[str] = (),
+        inputs: Sequence[Tensor] = (),
+        mask: Tensor | None = None,
+        strength: float = 0.5,
+        forget: str = "unlikely",
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        window: int | None = None,
+    ) -> Job:
+        """What ``make`` needs to know, checked: see ``__call__``. Raises ``ValueError`` in words."""
+        kind = editing.check(task, len(inputs), len(prompts), mask is not None, strength, forget)
+        ft, fs = self.tokenizer.time_compression, self.tokenizer.space_compression
+        if frames is None:
+            frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
+        if task == "text2image" and frames != 1:
+            raise ValueError(f"text2image makes one frame, not {frames}: use text2video")
+        height, width = (
+            self.clip[axis] if asked is None else asked for axis, asked in (("height", height), ("width", width))
+        )
+        size = (frames, height, width)
+        if task == "loop" and (frames < 3 * ft or frames % ft):
+            nearest = sorted({max(3, frames // ft) * ft, max(3, frames // ft + 1) * ft})
+            raise ValueError(
+                f"a loop of {frames} frames does not fit {ft}x compression: use {' or '.join(map(str, nearest))}"
+            )
+        grid = self.tokenizer.latent_shape(frames + 1 if task == "loop" else frames, *size[1:])
+        patch = self.generator.patch_size
+        for name, pixels, cells in zip(("height", "width"), size[1:], grid[1:], strict=True):
+            if cells % patch:
+                step = patch * fs
+                nearest = sorted({max(1, pixels // step) * step, (pixels // step + 1) * step})
+                raise ValueError(
+                    f"{name} {pixels} does not fit the generator's patches of {step} pixels: use "
+                    f"{' or '.join(map(str, nearest))}"
+                )
+        if task == "story" and grid[0] < len(prompts):
+            least = self.tokenizer.pixel_shape(len(prompts), *grid[1:])[0]
+            raise ValueError(f"{frames} frames are too few for a story of {len(prompts)} prompts: use {least} or more")
+        if window is None and kind.windowed:
+            window = self.clip["frames"]
+        return Job(
+            kind,
+            grid=(grid[0] - 1, *grid[1:]) if task == "loop" else grid,
+            clips=tuple(inputs),
+            mask=mask,
+            strength=strength,
+            forget=forget,
+            story=tuple(prompts) if task == "story" else (),
+            window=None if window is None else self.tokenizer.latent_shape(window, *size[1:])[0],
+        )
+
+    def make(self, job: Job, texts: list[str], seeds: list[int], **sampling) -> Tensor:
+        """Tokens (b, t, h, w) of b samples of a job, their texts and seeds; see ``fill`` for the rest."""
+        return job.task.run(self, job, editing.Fill(self, texts, seeds, job.window, sampling))
+
+    def untrained(self, job: Job) -> list[str]:
+        """What the job needs and the model was not trained for, if it tells what it was trained for."""
+        trained = getattr(self.generator, "trained_for", None)
+        return [] if trained is None else [name for name in job.needs if name not in trained]
+
+    @property
+    def mask_id(self) -> int:
+        return self.generator.mask_id
 
     @torch.no_grad()
     def fill(
@@ -84,6 +165,8 @@ class VideoGenerator:
         revisions: int = 12,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
+        window: int | None = None,
+        backwards: bool = False,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -95,13 +178,26 @@ class VideoGenerator:
             revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
+            window: latent frames at a time: a longer canvas is filled in windows that overlap by half, each told the
+                tokens of the one before, at constant memory. None: all at once.
+            backwards: the last window comes first.
         """
+        spans = tasks.windows(canvas.tokens.shape[1], window, backwards)
+        if len(spans) > 1 and (canvas.known != canvas.known[:1]).any():
+            batch_size = 1  # a sampler's draws depend on how many cells the fullest sample of a batch has to fill
         filled = []
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             part = canvas[rows].to(self.device)
-            predict = self.predictor(texts[rows], guidance, part.middle)
-            filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, None, temperature, revisions))
+            for first, last in spans:
+                piece = part.span(first, last)
+                if piece.known.all():
+                    continue
+                draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
+                predict = self.predictor(texts[rows], guidance, piece.middle)
+                tokens = sample(predict, piece, draws, order or Halton(), steps, None, temperature, revisions)
+                part = part.filled(first, tokens)
+            filled.append(part.tokens.cpu())
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
@@ -121,15 +217,63 @@ class VideoGenerator:
         return predict
 
     @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
-        """Video (b, 3, t, h, w) in [-1, 1] -> tokens (b, t', h', w')."""
-        return self.tokenizer.encode(video.to(self.device))
+    def likelihood(self, tokens: Tensor, text: str, parts: int = 4) -> Tensor:
+        """Log-probability (1, t, h, w) of each token of a clip (1, t, h, w), told the text and most other tokens.
+
+        The cells are hidden in ``parts`` groups, one after the other, each spread evenly over the clip.
+        """
+        memory = self.generator.read([text])
+        tokens = tokens.to(self.device)
+        groups = (halton_ranks(tuple(tokens.shape[1:])) % parts).view(tokens.shape).to(self.device)
+        scores = torch.zeros(tokens.shape, device=self.device)
+        for group in range(parts):
+            where = groups == group
+            if where.any():
+                digits = to_digits(tokens[where], self.generator.digits)
+                heads = self.generator(tokens.masked_fill(where, self.mask_id), where, memory)
+                logs = [head(digits[:, :i]).float().log_softmax(1) for i, head in enumerate(heads)]
+                scores[where] = sum(log.gather(1, digits[:, i, None])[:, 0] for i, log in enumerate(logs))
+        return scores.cpu()
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (b, 3, t, h, w) in [-1, 1] -> tokens (b, t', h', w'), on the CPU."""
+        return self.tokenizer.encode(video.to(self.device)).cpu()
+
+    def encode_middle(self, video: Tensor) -> Tensor:
+        """Video (b, 3, 1 + k * ft, h, w) -> tokens (b, k, h', w') of a piece that does not begin a video.
+
+        They stand for all frames but the first, which is the one before the piece; of a still, for ft copies of it.
+        """
+        if video.shape[2] == 1:
+            video = video.expand(-1, -1, 1 + self.tokenizer.time_compression, -1, -1)
+        return self.encode(video)[:, 1:]
+
+    def decode(self, tokens: Tensor, ring: bool = False) -> Tensor:
         """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1], on the CPU.
 
         One by one: convolutions of another batch size may sum in another order, and a pixel in a million then rounds
         to another level.
         """
-        return torch.cat([self.tokenizer.decode(clip).float().cpu() for clip in tokens.to(self.device).split(1)])
+        return torch.stack([torch.cat(list(self.pieces(clip, ring)), dim=1) for clip in tokens])
+
+    def pieces(self, tokens: Tensor, ring: bool = False, size: int = 16) -> Iterator[Tensor]:
+        """The video of tokens (t', h', w') in pieces (3, t, h, w) in [-1, 1] on the CPU, at constant memory.
+
+        Args:
+            ring: the tokens are a loop, none of them a first latent frame: the decoder, which is causal, warms up on
+                the last ones, and the video has t' * ft frames.
+            size: latent frames at a time; no more than these are decoded at once.
+        """
+        stream = self.tokenizer.stream()
+        if ring:
+            before = -(-reach(self.tokenizer) // len(tokens)) * len(tokens)  # whole rounds: the ring ends at its seam
+            for piece in tokens.repeat(before // len(tokens), 1, 1).split(size):
+                stream.decode(piece[None].to(self.device))
+        for piece in tokens.split(size):
+            yield stream.decode(piece[None].to(self.device))[0].float().cpu()
+
+
+def reach(tokenizer: Tokenizer) -> int:
+    """How many latent frames back a frame of the decoder sees, at most: two for each convolution over time."""
+    return 1 + 2 * sum(isinstance(layer, TemporalConv) for layer in tokenizer.decoder.modules())

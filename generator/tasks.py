@@ -1,7 +1,7 @@
 """Tasks as data: a Canvas is a grid of tokens and which of them are known; the sampler fills in the rest.
 
-Known tokens are used as integers and are never encoded again. Every function here is a task that ``sample.py --task``
-offers; it needs the tokens of its input and the grid to fill, and no model.
+Known tokens are used as integers and are never encoded again. Every function here says what a task knows, and needs the
+tokens of its inputs and the grid to fill, and no model. How pixels become those tokens stands in ``editing.py``.
 """
 
 from dataclasses import dataclass, replace
@@ -32,11 +32,34 @@ class Canvas:
         """The same canvas ``count`` times."""
         return replace(self, tokens=self.tokens.repeat(count, 1, 1, 1), known=self.known.repeat(count, 1, 1, 1))
 
+    def span(self, start: int, stop: int) -> "Canvas":
+        """The latent frames from ``start`` to ``stop``, as a canvas of their own."""
+        rows = (slice(None), slice(start, stop))
+        return replace(self, tokens=self.tokens[rows], known=self.known[rows], middle=self.middle or start > 0)
+
+    def filled(self, start: int, tokens: Tensor) -> "Canvas":
+        """The canvas with ``tokens`` (b, s, h, w) known from the latent frame ``start`` on."""
+        grid, known = self.tokens.clone(), self.known.clone()
+        grid[:, start : start + tokens.shape[1]], known[:, start : start + tokens.shape[1]] = tokens, True
+        return replace(self, tokens=grid, known=known)
+
     def __getitem__(self, rows: slice) -> "Canvas":
         return replace(self, tokens=self.tokens[rows], known=self.known[rows])
 
     def to(self, device) -> "Canvas":
         return replace(self, tokens=self.tokens.to(device), known=self.known.to(device))
+
+
+def windows(length: int, size: int | None, backwards: bool = False) -> list[tuple[int, int]]:
+    """Spans of ``size`` latent frames, each half over the one before, that cover ``length``: [(start, stop), ...].
+
+    In the order in which they are filled; None: all at once.
+    """
+    size = min(size or length, length)
+    starts = [*range(0, length - size, size - size // 2), length - size]
+    if backwards:
+        starts = [length - size - start for start in starts]
+    return [(start, start + size) for start in starts]
 
 
 def text2video(grid: Grid, mask_id: int) -> Canvas:
@@ -53,8 +76,62 @@ def extend(clip: Tensor, grid: Grid, mask_id: int) -> Canvas:
         raise ValueError(
             f"a clip of {tuple(clip.shape[1:])} tokens cannot be the beginning of {grid}: ask for more frames"
         )
-    canvas.tokens[:, :t], canvas.known[:, :t] = clip, True
-    return canvas
+    return canvas.filled(0, clip)
+
+
+def extend_back(tail: Tensor, grid: Grid, mask_id: int) -> Canvas:
+    """The end is known: tokens (1, t, h, w) of a piece from the middle of a video."""
+    canvas = text2video(grid, mask_id)
+    t = tail.shape[1]
+    if tail.shape[2:] != canvas.tokens.shape[2:] or t >= grid[0]:
+        raise ValueError(f"a clip of {tuple(tail.shape[1:])} tokens cannot be the end of {grid}: ask for more frames")
+    return canvas.filled(grid[0] - t, tail)
+
+
+def interpolate(start: Tensor, end: Tensor, grid: Grid, mask_id: int) -> Canvas:
+    """Both ends are known: tokens (1, t, h, w) of a beginning, and of a piece from the middle of a video."""
+    if start.shape[1] + end.shape[1] >= grid[0]:
+        raise ValueError(
+            f"a beginning of {start.shape[1]} and an end of {end.shape[1]} latent frames leave nothing to make of "
+            f"{grid[0]}: ask for more frames"
+        )
+    return extend_back(end, grid, mask_id).filled(0, extend(start, grid, mask_id).tokens[:, : start.shape[1]])
+
+
+def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int) -> Canvas:
+    """Begins as ``a`` and ends as ``b``, tokens (1, t, h, w); where both last, they fade into each other.
+
+    At the share x of the way a cell is a's with probability (1 - x)^2 and b's with x^2; what remains, half of the cells
+    in the middle, is unknown, and has to reconcile the two.
+    """
+    t, first, last = grid[0], a.shape[1], grid[0] - b.shape[1]  # b begins at ``last``
+    if not 0 < last <= t - 1 or first >= t or a.shape[2:] != b.shape[2:] or first == last:
+        raise ValueError(
+            f"clips of {a.shape[1]} and {b.shape[1]} latent frames cannot be connected in {t}: both have to keep an "
+            f"end of their own, so ask for {max(a.shape[1], b.shape[1]) + 1} to {a.shape[1] + b.shape[1] - 1} of them"
+        )
+    canvas = text2video(grid, mask_id)
+    index = torch.arange(t).view(1, t, 1, 1)
+    x = ((index - last + 1) / (first - last + 1)).clamp(0, 1) if first > last else (index >= last).float()
+    share = torch.rand((1, *grid), generator=torch.Generator().manual_seed(0))
+    from_a, from_b = (share < (1 - x) ** 2) & (index < first), (share >= 1 - x**2) & (index >= last)
+    tokens = torch.where(from_a, canvas.filled(0, a).tokens, canvas.filled(last, b).tokens)
+    known = from_a | from_b
+    return Canvas(tokens.masked_fill(~known, mask_id), known, mask_id)
+
+
+def seam(ring: Tensor, size: int | None, mask_id: int) -> Canvas:
+    """A loop (b, t, h, w) turned so that its seam lies within the first ``size`` latent frames, and open there.
+
+    Half of those frames are unknown, with the ones before and after the seam on either side.
+    """
+    size = min(size or ring.shape[1], ring.shape[1])
+    if size < 3:
+        raise ValueError(f"a loop of {size} latent frames has no room for a seam: ask for at least 3")
+    ring, known = ring.roll(size // 2, dims=1), torch.ones_like(ring, dtype=torch.bool)
+    begin = size // 2 - size // 4
+    known[:, begin : begin + size // 2] = False
+    return Canvas(ring.masked_fill(~known, mask_id), known, mask_id, middle=True)
 
 
 def inpaint(clip: Tensor, region: Tensor, mask_id: int) -> Canvas:
@@ -63,8 +140,30 @@ def inpaint(clip: Tensor, region: Tensor, mask_id: int) -> Canvas:
     return Canvas(clip.masked_fill(unknown, mask_id), ~unknown, mask_id)
 
 
-def edit(clip: Tensor, strength: float, mask_id: int, seed: int) -> Canvas:
-    """A random share ``strength`` of a clip's tokens is forgotten and made anew after another prompt."""
-    order = torch.rand(clip.numel(), generator=torch.Generator().manual_seed(seed)).argsort().argsort()
-    unknown = (order < round(strength * clip.numel())).view_as(clip)
+def outpaint(clip: Tensor, grid: Grid, mask_id: int) -> Canvas:
+    """The middle of every frame is known: tokens (1, t, h, w) of a clip smaller than the grid."""
+    canvas = text2video(grid, mask_id)
+    (t, height, width), (_, h, w) = grid, clip.shape[1:]
+    if clip.shape[1] != t or h > height or w > width or (h, w) == (height, width):
+        raise ValueError(f"a clip of {tuple(clip.shape[1:])} tokens has no border in {grid}: ask for a larger picture")
+    top, left = (height - h) // 2, (width - w) // 2
+    place = (slice(None), slice(None), slice(top, top + h), slice(left, left + w))
+    canvas.tokens[place], canvas.known[place] = clip, True
+    return canvas
+
+
+def edit(clip: Tensor, strength: float, mask_id: int, scores: Tensor) -> Canvas:
+    """The share ``strength`` of a clip's tokens with the lowest scores, (b, t, h, w), is forgotten and made anew."""
+    clip = clip.expand(scores.shape)
+    order = scores.flatten(1).argsort(dim=1, stable=True).argsort(1)
+    unknown = (order < round(strength * order.shape[1])).view_as(clip)
     return Canvas(clip.masked_fill(unknown, mask_id), ~unknown, mask_id)
+
+
+def cells(mask: Tensor, time: int, space: int) -> Tensor:
+    """The cells (t', h', w') that a mask of pixels (1 + k * time, h, w) touches, of time x space x space pixels each.
+
+    The first latent frame has one frame.
+    """
+    mask = torch.cat([mask[:1].expand(time, -1, -1), mask[1:]])
+    return mask.unflatten(0, (-1, time)).unflatten(2, (-1, space)).unflatten(4, (-1, space)).any(5).any(3).any(1)

@@ -9,6 +9,7 @@ from conftest import CLIP
 import sample
 from data.video import read_clip
 from data.writing import write_clip
+from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
 
 
@@ -50,7 +51,7 @@ def test_a_folder_gets_a_file_a_sample_and_seeds_belong_to_samples(model, tmp_pa
 def test_sizes_images_and_samplers(model, tmp_path):
     (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a", "--frames", "5", "--height", "32", "--width", "16")
     assert read_clip(path)[0].shape == (3, 5, 32, 16)
-    (path,) = run(model, tmp_path / "a.png", "--prompt", "a", "--task", "text2image")
+    (path,) = run(model, tmp_path / "b.png", "--prompt", "a", "--task", "text2image")
     assert read_clip(path)[0].shape == (3, 1, 16, 24)
     for sampler in ("confidence", "random"):
         run(model, tmp_path / f"{sampler}.mp4", "--prompt", "a", "--sampler", sampler, "--guidance", "1")
@@ -62,19 +63,100 @@ def test_known_parts_come_back_as_their_reconstruction(model, clip, tmp_path):
     (path,) = run(model, tmp_path / "moving.gif", "--task", "image2video", "--input", str(clip / "still.png"))
     assert read_clip(path)[0].shape == (3, 9, 16, 24)
     args = ["--model", model, "--out", "x", "--task", "image2video", "--input", str(clip / "still.png")]
-    canvas, _ = sample.prepare(sample.parser().parse_args(args), generator, 8.0)
-    assert torch.equal(canvas.tokens[:, :1], generator.encode(still[None])) and canvas.known.sum() == 6
-    filled = generator.fill(canvas, [""], [0], steps=3)
+    job = sample.prepare(sample.read_options(args), generator, 8.0)
+    filled = generator.make(job, [""], [0], steps=3)
+    assert torch.equal(filled[:, :1], generator.encode(still[None]))
     first = generator.decode(filled)[:, :, :1]
     torch.testing.assert_close(first, generator.decode(generator.encode(still[None])), rtol=1e-4, atol=1e-4)
 
 
-def test_extend_inpaint_and_edit(model, clip, tmp_path):
-    video = str(clip / "clip.mp4")
-    (path,) = run(model, tmp_path / "long.mp4", "--task", "extend", "--input", video, "--frames", "17")
-    assert read_clip(path)[0].shape == (3, 17, 16, 24)
-    run(model, tmp_path / "in.mp4", "--task", "inpaint", "--input", video, "--mask", "0,0,8,8")
-    run(model, tmp_path / "ed.mp4", "--task", "edit", "--input", video, "--prompt", "b", "--strength", "0.3")
+TASK_LINES = {
+    "extend": ("--input clip.mp4 --frames 29", (29, 16, 24)),
+    "extend-back": ("--input clip.mp4", (17, 16, 24)),
+    "loop": ("--prompt a", (16, 16, 24)),
+    "interpolate": ("--input still.png --input clip.mp4 --frames 21", (21, 16, 24)),
+    "connect": ("--input clip.mp4 --input clip.mp4", (13, 16, 24)),
+    "inpaint": ("--input clip.mp4 --mask 0,0,8,8", (9, 16, 24)),
+    "outpaint": ("--input clip.mp4 --height 32 --width 40", (9, 32, 40)),
+    "edit": ("--input clip.mp4 --prompt b --strength 0.3 --forget random", (9, 16, 24)),
+    "story": ("--prompt a --prompt b", (17, 16, 24)),
+}
+
+
+@pytest.mark.parametrize("task", TASK_LINES)
+def test_every_task_and_its_record_makes_the_same_file_again(model, clip, tmp_path, task, monkeypatch):
+    monkeypatch.chdir(clip)
+    line, shape = TASK_LINES[task]
+    (path,) = run(model, tmp_path / "a.mp4", "--task", task, "--seed", "7", *line.split())
+    assert read_clip(path)[0].shape == (3, *shape)
+    (again,) = sample.main(["--from", str(path.with_suffix(".json")), "--out", str(tmp_path / "again.mp4")])
+    assert again.read_bytes() == path.read_bytes()
+    record, copy = (json.loads(p.with_suffix(".json").read_text()) for p in (path, again))
+    assert record == copy
+
+
+def test_other_flags_override_a_record(model, tmp_path):
+    (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a", "--seed", "7")
+    beside = str(path.with_suffix(".json"))
+    (other,) = sample.main(["--from", beside, "--prompt", "b", "--seed", "8", "--out", str(tmp_path / "b.mp4")])
+    record = json.loads(other.with_suffix(".json").read_text())
+    assert (record["prompt"], record["seed"], record["settings"]["steps"]) == ("b", 8, 3)
+
+
+def test_inputs_that_changed_since_the_record_are_refused(model, clip, tmp_path):
+    (path,) = run(model, tmp_path / "a.mp4", "--task", "image2video", "--input", str(clip / "still.png"))
+    write_clip(clip / "still.png", torch.zeros(3, 1, 16, 24), 8)
+    with pytest.raises(ValueError, match=r"still.png is not what it was"):
+        sample.main(["--from", str(path.with_suffix(".json")), "--out", str(tmp_path / "b.mp4")])
+    with pytest.raises(ValueError, match="is no record of a sample"):
+        sample.main(["--from", str(clip / "still.png"), "--out", str(tmp_path / "b.mp4")])
+
+
+def test_a_list_of_prompts_goes_on_where_it_was_and_overwrites_nothing(model, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n\nb\n")
+    args = (model, tmp_path / "many", "--prompt", f"@{tmp_path}/prompts.txt", "--prompt", "c", "--num", "2")
+    paths = run(*args, "--batch-size", "2")
+    assert len(paths) == 6 and json.loads(paths[2].with_suffix(".json").read_text())["prompt"] == "b"
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+    paths[3].unlink()
+    assert run(*args) == paths
+    for path, (content, written) in before.items():
+        assert path.read_bytes() == content and (path.stat().st_mtime_ns == written) == (path != paths[3])
+    with pytest.raises(ValueError, match=r"tells of another video \(not the same steps\): give another --out"):
+        run(*args, "--steps", "4")
+    (tmp_path / "mine.mp4").write_text("mine")
+    with pytest.raises(ValueError, match=r"exists, and no mine.json tells how it was made"):
+        run(model, tmp_path / "mine.mp4", "--prompt", "a")
+    assert (tmp_path / "mine.mp4").read_text() == "mine"
+
+
+def test_masks_are_boxes_pictures_videos_and_folders(model, clip, tmp_path):
+    white = torch.full((3, 9, 16, 24), -1.0)
+    white[:, :, :8, :8] = 1
+    write_clip(tmp_path / "mask.gif", white, 8)
+    for i in range(9):
+        write_clip(tmp_path / f"masks/{i}.png", white[:, i : i + 1], 8)
+    files = []
+    for mask in ("0,0,8,8", "mask.gif", "masks", "masks/0.png"):
+        mask = mask if "," in mask else str(tmp_path / mask)
+        out = tmp_path / f"in{len(files)}.gif"
+        files += run(model, out, "--task", "inpaint", "--input", str(clip / "clip.mp4"), "--mask", mask)
+    assert len({file.read_bytes() for file in files}) == 1
+    (tmp_path / "masks/0.png").unlink()
+    with pytest.raises(ValueError, match="holds 8 pictures, expected one for each of 9 frames"):
+        args = ("--task", "inpaint", "--input", str(clip / "clip.mp4"), "--mask", str(tmp_path / "masks"))
+        run(model, tmp_path / "x.gif", *args)
+
+
+def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, capsys, monkeypatch):
+    still = ("--task", "image2video", "--input", str(clip / "still.png"))
+    monkeypatch.setattr(MaskedGenerator, "trained_for", ("text",), raising=False)
+    run(model, tmp_path / "b.mp4", *still)
+    said = capsys.readouterr().err
+    assert "was trained for text, not for first, which image2video asks for" in said and said.count("\n") == 1
+    monkeypatch.setattr(MaskedGenerator, "trained_for", ("text", "first"))
+    run(model, tmp_path / "c.mp4", *still)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -84,18 +166,22 @@ def test_extend_inpaint_and_edit(model, clip, tmp_path):
         (["--sampler", "best"], "unknown sampler 'best': expected halton"),
         (["--frames", "10"], "10 frames do not fit 4x compression in time: use 9 or 13"),
         (["--height", "30"], "height 30 does not fit 8x compression: use 24 or 32"),
+        (["--height", "0"], "height 0 does not fit 8x compression: use 8"),
+        (["--frames", "0"], "0 frames do not fit 4x compression in time: use 1 or 5"),
         (["--num", "0"], "--num is 0, expected at least 1"),
         (["--num", "2"], "2 samples do not fit one file"),
         (["--task", "image2video"], "image2video needs one --input, got 0"),
         (["--task", "image2video", "--input", "nowhere.png"], "nowhere.png"),
         (["--task", "inpaint", "--input", "x.mp4"], "inpaint needs a --mask"),
         (["--strength", "2"], "--strength is 2.0, expected a share"),
+        (["--task", "text2image", "--frames", "9"], "text2image makes one frame, not 9: use text2video"),
+        (["--prompt", "@nowhere.txt"], "nowhere.txt"),
         (["--input", "x.mp4"], "text2video takes no --input"),
         (["--model", "nowhere"], "no model at 'nowhere'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(model, tmp_path, args, words):
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as caught:
         run(model, tmp_path / "a.mp4", "--prompt", "a", *args)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("a.*"))

@@ -1,0 +1,238 @@
+"""Every task, from what a user gives to tokens: pictures, clips and masks in pixels, and one ``fill`` for them all.
+
+A task is a function of the model, which encodes, of the ``Job`` and of ``fill``, which makes the unknown cells of a
+canvas (``tasks.py``) anew. The tokenizer is causal in time: its first latent frame stands for one frame and all others
+for several, so that what does not begin a video is encoded as a piece of its middle.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from generator import tasks
+from generator.tasks import Canvas, Grid
+
+if TYPE_CHECKING:
+    from generator.pipeline import VideoGenerator
+
+FORGET = ("unlikely", "random")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, apart from prompts and seeds.
+
+    ``grid`` (t, h, w) of the output in tokens; ``clips`` of shape (3, t, h, w) in [-1, 1]; ``mask`` bool (t, h, w) or
+    (1, h, w) in pixels, True where to make anew; ``story``: the prompts of one video, one after the other; ``window``:
+    latent frames at a time, None for all.
+    """
+
+    task: "Task"
+    grid: Grid
+    clips: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
+    strength: float = 0.5
+    forget: str = FORGET[0]
+    story: tuple[str, ...] = ()
+    window: int | None = None
+
+    @property
+    def ring(self) -> bool:
+        return self.task.run is loop
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a model must have been trained for; all windows but the first are pieces from the middle of a video."""
+        if self.window is None or self.grid[0] <= self.window:
+            return self.task.needs
+        onwards = () if "suffix" in self.task.needs else ("prefix",)
+        return tuple(dict.fromkeys((*self.task.needs, *onwards, "middle")))
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Makes the unknown cells of a canvas, of one row or of a row a sample, for these texts and seeds."""
+
+    model: "VideoGenerator"
+    texts: list[str]
+    seeds: list[int]
+    window: int | None
+    sampling: dict
+
+    def __call__(self, canvas: Canvas, texts: list[str] | None = None, backwards: bool = False) -> Tensor:
+        rows = canvas if len(canvas.tokens) == len(self.seeds) else canvas.repeat(len(self.seeds))
+        spans = {"window": self.window, "backwards": backwards}
+        return self.model.fill(rows, texts or self.texts, self.seeds, **spans, **self.sampling)
+
+
+def text2video(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    return fill(tasks.text2video(job.grid, model.mask_id))
+
+
+def extend(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    """Goes on after a clip or a still; what is known of a window is the integers of the window before."""
+    return fill(tasks.extend(model.encode(whole(model, job.clips[0])), job.grid, model.mask_id))
+
+
+def extend_back(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    """Ends with a clip or a still; windows go backwards, and only the last one begins with a first frame."""
+    known = model.encode_middle(whole(model, job.clips[0]))
+    return fill(tasks.extend_back(known, job.grid, model.mask_id), backwards=True)
+
+
+def loop(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    """A ring of latent frames, none of which is a first one: made as a piece, then anew around its seam."""
+    ring = fill(replace(tasks.text2video(job.grid, model.mask_id), middle=True))
+    return fill(tasks.seam(ring, job.window, model.mask_id))
+
+
+def interpolate(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    start, end = (whole(model, clip) for clip in job.clips)
+    return fill(tasks.interpolate(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
+
+
+def connect(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    start, end = (whole(model, clip) for clip in job.clips)
+    return fill(tasks.connect(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
+
+
+def inpaint(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    """What the mask covers is painted over before the clip is encoded: a token sees its neighbours and its past."""
+    clip = whole(model, job.clips[0])
+    mask = job.mask.expand(clip.shape[2:])
+    region = tasks.cells(mask, model.tokenizer.time_compression, model.tokenizer.space_compression)
+    return fill(tasks.inpaint(model.encode(paint_over(clip[0], mask)[None]), region, model.mask_id))
+
+
+def outpaint(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    return fill(tasks.outpaint(model.encode(whole(model, job.clips[0])), job.grid, model.mask_id))
+
+
+def edit(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    """Forgets a share of the tokens: any, or those that the new prompt finds least likely, beside the others.
+
+    The likelihood counts as it is: less that without a text, it chooses no better (docs/tasks.md).
+    """
+    clip = model.encode(whole(model, job.clips[0]))
+    if job.forget == "random":
+        rngs = [torch.Generator().manual_seed(seed) for seed in fill.seeds]
+        scores = torch.stack([torch.rand(clip.shape[1:], generator=rng) for rng in rngs])
+    else:
+        likely = {text: model.likelihood(clip, text) for text in set(fill.texts)}
+        scores = torch.cat([likely[text] for text in fill.texts])
+    return fill(tasks.edit(clip, job.strength, model.mask_id, scores))
+
+
+def story(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+    """A prompt after the other, each for as long: its windows begin with the last tokens of the one before."""
+    canvas = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds))
+    for i, text in enumerate(job.story):
+        stop = round((i + 1) * job.grid[0] / len(job.story))
+        canvas = canvas.filled(0, fill(canvas.span(0, stop), texts=[text] * len(fill.seeds)))
+    return canvas.tokens
+
+
+@dataclass(frozen=True)
+class Task:
+    """``run(model, job, fill) -> tokens`` and what it asks for.
+
+    ``about``: a line for the user; ``inputs``: how many clips; ``needs``: what a model must have been trained for;
+    ``windowed``: made in windows of the length that the model was trained at, unless another is asked for.
+    """
+
+    run: Callable[..., Tensor]
+    about: str
+    inputs: int
+    needs: tuple[str, ...]
+    windowed: bool = False
+    prompt: bool = False  # whether it must have one
+
+
+TASKS: dict[str, Task] = {
+    "text2video": Task(text2video, "a video of the prompt", 0, ("text",), prompt=True),
+    "text2image": Task(text2video, "an image, a video of one frame", 0, ("text",), prompt=True),
+    "image2video": Task(extend, "sets --input, a still, in motion", 1, ("first",)),
+    "extend": Task(extend, "goes on where --input, a clip, ends: to --frames in all", 1, ("prefix",), True),
+    "extend-back": Task(extend_back, "what came before --input: --frames in all", 1, ("suffix",), True),
+    "loop": Task(
+        loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, prompt=True
+    ),
+    "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
+    "connect": Task(connect, "fades one --input into another, token by token", 2, ("ends",), True),
+    "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
+    "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
+    "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),
+    "story": Task(
+        story, "one video of several --prompt, one after the other", 0, ("text", "prefix"), True, prompt=True
+    ),
+}
+
+
+def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, forget: str) -> Task:
+    """The task of that name, if it can do with what it is given; else ``ValueError`` in words."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}: expected {', '.join(TASKS)}")
+    task = TASKS[name]
+    if task.inputs != inputs:
+        asked = {0: "takes no", 1: "needs one", 2: "needs two"}[task.inputs]
+        raise ValueError(f"{name} {asked} --input, got {inputs}: see --help for the tasks that take another number")
+    if task.prompt and not prompts:
+        raise ValueError(f"{name} needs a --prompt")
+    if name == "story" and prompts < 2:
+        raise ValueError(f"story needs several --prompt, one after the other, got {prompts}")
+    if mask != (name == "inpaint"):
+        takes = "needs a" if name == "inpaint" else "takes no"
+        raise ValueError(f"{name} {takes} --mask: inpaint takes left,top,right,bottom in pixels, a picture or a video")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"--strength is {strength}, expected a share between 0 and 1")
+    if forget not in FORGET:
+        raise ValueError(f"--forget is {forget!r}, expected {' or '.join(FORGET)}")
+    return task
+
+
+def default_frames(name: str, given: list[int], trained: int, prompts: int, ft: int) -> int:
+    """How long the output is if nobody says so: ``given`` are the frames of the inputs, ``trained`` those of the model.
+
+    As long as the model was trained at, or as much longer than what is given.
+    """
+    more = max(ft, trained - 1)
+    known = [(frames - 1) // ft * ft for frames in given]
+    if name == "text2image":
+        return 1
+    if name == "loop":
+        return 2 * more
+    if name == "story":
+        return 1 + more * prompts
+    if name == "connect":  # they overlap by half of the shorter one
+        lengths = [known[0] // ft + 1, max(1, known[1] // ft)]
+        return 1 + ft * (sum(lengths) - max(1, min(lengths) // 2) - 1)
+    if name in ("extend", "extend-back", "interpolate"):
+        fixed = {"extend": known[:1], "extend-back": [max(ft, n) for n in known]}
+        length = 1 + sum(fixed.get(name, [known[0], max(ft, known[-1])] if known else []))
+        return trained if length < trained else length + more
+    return trained
+
+
+def whole(model: "VideoGenerator", clip: Tensor) -> Tensor:
+    """As much of a clip's beginning (3, t, h, w) as makes whole latent frames, (1, 3, t', h, w)."""
+    ft = model.tokenizer.time_compression
+    return clip[None, :, : 1 + (clip.shape[1] - 1) // ft * ft]
+
+
+def paint_over(clip: Tensor, mask: Tensor) -> Tensor:
+    """A clip (3, t, h, w) whose pixels under the mask (t, h, w) are spread in from the others, frame by frame.
+
+    What was there leaves no trace, and what the tokenizer sees instead looks like its surroundings. A frame without
+    any other pixel becomes grey.
+    """
+    video, seen = clip.transpose(0, 1).masked_fill(mask[:, None], 0), ~mask[:, None]  # t 3 h w, t 1 h w
+    while (open_frames := seen.flatten(1).any(1) & ~seen.flatten(1).all(1)).any():
+        total, count = (9 * F.avg_pool2d(x.to(clip), 3, 1, 1) for x in (video, seen))
+        reached = ~seen & (count > 0.5) & open_frames.view(-1, 1, 1, 1)
+        video = torch.where(reached, total / count.clamp_min(1), video)
+        seen = seen | reached
+    return video.transpose(0, 1)
