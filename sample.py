@@ -87,6 +87,7 @@ def main(args: list[str] | None = None) -> list[Path]:
             revisions=options.revisions,
             batch_size=options.batch_size,
             progress=bar.update,
+            fps=fps,
         )
     written = []
     for i, clip in enumerate(model.decode(tokens)):

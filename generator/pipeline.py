@@ -84,6 +84,7 @@ class VideoGenerator:
         revisions: int = 12,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
+        fps: float | None = None,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -95,26 +96,28 @@ class VideoGenerator:
             revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
+            fps: frames a second, for a generator that is told of them; None: as trained.
         """
         filled = []
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             part = canvas[rows].to(self.device)
-            predict = self.predictor(texts[rows], guidance, part.middle)
+            predict = self.predictor(texts[rows], guidance, part.middle, fps)
             filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, None, temperature, revisions))
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
 
-    def predictor(self, texts: list[str], guidance: float, middle: bool = False) -> Predict:
+    def predictor(self, texts: list[str], guidance: float, middle: bool = False, fps: float | None = None) -> Predict:
         """The function that a sampler is given; the text is read once."""
         memory = self.generator.read(texts)
+        fps = torch.tensor([fps or self.clip.get("fps") or 8.0], device=self.device)
         if guidance == 1:
-            return lambda tokens, where: self.generator(tokens, where, memory, middle)
+            return lambda tokens, where: self.generator(tokens, where, memory, middle, fps)
         null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
 
         def predict(tokens: Tensor, where: Tensor) -> list[Callable[[Tensor], Tensor]]:
-            told, untold = (self.generator(tokens, where, m, middle) for m in (memory, null))
+            told, untold = (self.generator(tokens, where, m, middle, fps) for m in (memory, null))
             pairs = zip(told, untold, strict=True)
             return [lambda before, c=c, u=u: guide(c(before), u(before), guidance) for c, u in pairs]
 
