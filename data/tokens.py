@@ -53,6 +53,7 @@ class TokenCache(torch.utils.data.Dataset):
             self.places += [(len(self.shards), row) for row in range(len(lines))]
             self.shards.append(np.load(captions.with_suffix(".npy"), mmap_mode="r"))
             self.captions += lines
+        self.sizes = sorted({shard.shape[1:] for shard in self.shards})
         if len(self) != self.info.clips:
             raise VideoError(
                 f"{folder}: holds the tokens of {len(self)} of {self.info.clips} clips: run the same "

@@ -150,6 +150,33 @@ def test_sizes_are_what_they_say(size, tmp_path):
         assert model.tokenizer.config["init_args"]["channels"] == args["channels"]
 
 
+def test_many_sizes_in_one_run_resume_in_the_middle_of_an_epoch(tokenizer, tmp_path, monkeypatch):
+    seen = []
+    forward = MaskedGenerator.forward
+
+    def remember(self, tokens, *args):
+        if self.training:
+            seen.append((tuple(tokens.shape), tokens.remainder(1009).sum().item()))
+        return forward(self, tokens, *args)
+
+    monkeypatch.setattr(MaskedGenerator, "forward", remember)
+    buckets = ["--data.train.buckets", "[[9,32,32],[1,32,32],[5,48,32]]", "--data.train.length", "40"]
+    flags = ["--data", str(ROOT / "configs/data/shapes-sizes.yaml"), "--data.val.buckets", "[[9,32,32],[5,48,32]]"]
+    flags += [*buckets, "--data.num_workers", "0", "--data.val_clips", "4", "--data.token_budget", "100"]
+    flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR, "--checkpoint.every_n_train_steps", "3"]
+    config = ROOT / "configs/generator/shapes.yaml"
+    whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
+    once = seen.copy()
+    assert len({shape[1:] for shape, _ in once}) > 1
+    assert all(b * t * h * w <= 100 for (b, t, h, w), _ in once)
+    fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
+    resumed = fit(config, tmp_path / "cut", *flags, *two(6), "--ckpt_path", "last").model.state_dict()
+    assert seen[len(once) :] == once  # the very same batches with the very same masks
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+    with pytest.raises(ValueError, match="height 20 does not fit 8x compression"):
+        fit(config, tmp_path, *flags, *two(1), "--data.train.buckets", "[[9,32,32],[9,20,32]]")
+
+
 def test_a_model_says_what_it_was_trained_for(on_tokens, tmp_path):
     config = ROOT / "configs/generator/demo.yaml"
     fit(config, tmp_path / "text", *on_tokens, *two(1))

@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from data.module import VideoData, groups
+from data.module import VideoData, groups, sizes_of
 from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
 from vq import pretrained
 
@@ -44,7 +44,8 @@ def encode(
     if not model.codebook_size:
         raise ValueError(f"the tokenizer at {tokenizer} is continuous: it has no tokens to write")
     dataset = getattr(data, split)
-    model.latent_shape(dataset.frames, dataset.height, dataset.width)
+    for frames, height, width in sizes_of(dataset):
+        model.latent_shape(frames, height, width)
     clips = clips or len(dataset)
     size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")}
     begin(out, CacheInfo(pretrained.fingerprint(model), model.codebook_size, clips, **size))

@@ -106,8 +106,8 @@ class TokenizerTraining(L.LightningModule):
 
 def check_sizes(training: L.LightningModule) -> None:
     """Refuses a run whose clips do not fit the tokenizer's strides, before the first step. ``ValueError`` in words."""
-    clip = training.trainer.datamodule.clip
-    training.tokenizer.latent_shape(clip["frames"], clip["height"], clip["width"])
+    for frames, height, width in training.trainer.datamodule.sizes:
+        training.tokenizer.latent_shape(frames, height, width)
 
 
 def optimizer(
