@@ -206,6 +206,14 @@ def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatc
     assert seen == [(True, 2)] * 2  # of the three latent frames
 
 
+def test_a_size_of_the_generator_lies_on_top_of_a_recipe(tokenizer, tmp_path):
+    size = ["-c", str(ROOT / "configs/generator/sizes/xs.yaml"), "--model.tokenizer", str(tokenizer)]
+    data = ["--data.train.frames", "5", "--data.val.frames", "5"]
+    cli = fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *size, *data, *two(1))
+    backbone, text = cli.model.generator.backbone, cli.model.generator.text
+    assert (backbone.dim, len(backbone.blocks), text.dim, len(text.layers)) == (128, 5, 128, 1)
+
+
 @pytest.mark.parametrize("able, precision", [(True, "bf16-mixed"), (False, "32-true")])
 def test_a_cpu_without_bfloat16_trains_in_float32(able, precision, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "has_bf16", lambda device: able)
