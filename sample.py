@@ -92,6 +92,7 @@ def main(args: list[str] | None = None) -> list[Path]:
                 temperature=options.temperature,
                 revisions=options.revisions,
                 batch_size=options.batch_size,
+                fps=fps,
             )
             for (path, record), clip in zip(batch.items(), tokens, strict=True):
                 write_with_record(path, model.pieces(clip, job.ring), record)

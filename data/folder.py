@@ -10,12 +10,16 @@ spread over workers without changing what it sees.
 
 import json
 import warnings
+from collections import Counter
+from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from data.video import IMAGES, VIDEOS, Example, VideoError, is_image, read_clip
+from data.buckets import Shape, fits, kept, nearest
+from data.video import IMAGES, VIDEOS, Example, VideoError, is_image, probe, read_clip
 
 METADATA = "metadata.jsonl"
 
@@ -35,6 +39,9 @@ class Folder(Dataset):
         seed: of the random clips.
         random: a random stretch of time and a random crop; otherwise the beginning and the centre, for validation.
         images: whether to use the images of the folder.
+        buckets: several sizes, each frames, height and width, in place of the one. Every file is opened once, and goes
+            into the bucket that is nearest to its own size and length; images as one frame. A file that fits none of
+            them well is warned of. The first bucket is what a model of these clips calls its own size.
     """
 
     def __init__(
@@ -47,9 +54,11 @@ class Folder(Dataset):
         seed: int = 0,
         random: bool = True,
         images: bool = True,
+        buckets: Sequence[Sequence[int]] | None = None,
     ):
         self.root = Path(path)
-        self.frames, self.height, self.width, self.fps = frames, height, width, fps
+        self.buckets = [tuple(bucket) for bucket in buckets or [(frames, height, width)]]
+        (self.frames, self.height, self.width), self.fps = self.buckets[0], fps
         self.seed, self.random = seed, random
         if not self.root.is_dir():
             raise VideoError(f"{path}: no such folder: give one with videos and a {METADATA}")
@@ -59,6 +68,8 @@ class Folder(Dataset):
             raise VideoError(f"{path}: holds no video{' or image' * images} ({' '.join(sorted(suffixes))})")
         self.entries = self._captions()
         self._warned: set[Path] = set()
+        self.shape_by_file = self._assign() if buckets else [self._shape(file) for file in self.files]
+        self.sizes = sorted(set(self.shape_by_file))
 
     def _files(self, suffixes: set[str]) -> list[Path]:
         found = (file for file in self.root.rglob("*") if file.suffix.lower() in suffixes)
@@ -69,8 +80,7 @@ class Folder(Dataset):
 
     def shape_of(self, index: int) -> tuple[int, int, int]:
         """(t, h, w) of `self[index]`, known without opening the file, so that batches can be grouped by shape."""
-        still = is_image(self.files[index % len(self)])
-        return (1 if still else self.frames, self.height, self.width)
+        return self.shape_by_file[index % len(self)]
 
     def __getitem__(self, index: int) -> Example:
         skipped = []
@@ -94,8 +104,40 @@ class Folder(Dataset):
     def _read(self, file: Path, index: int):
         # Seeded by the pair, not by the sum: seed 0, index 1 and seed 1, index 0 have nothing in common.
         when, *crop = np.random.default_rng([self.seed, index]).random(3) if self.random else (0.0, 0.5, 0.5)
-        frames = 1 if is_image(file) else self.frames
-        return read_clip(file, frames, self.height, self.width, self.fps, lambda latest: when * latest, tuple(crop))
+        return read_clip(file, *self.shape_of(index), self.fps, lambda latest: when * latest, tuple(crop))
+
+    def _shape(self, file: Path, bucket: Shape | None = None) -> Shape:
+        """A bucket, the first by default, as a file can fill it: an image has one frame."""
+        frames, height, width = bucket or self.buckets[0]
+        return (1 if is_image(file) else frames), height, width
+
+    def _assign(self) -> list[Shape]:
+        """The shape of each file's clips, from a look at each; warns of those that fit no bucket."""
+        assigned: dict[Path, Shape] = {}
+        left, strangers = [], []
+        for file in self.files:
+            try:
+                info = probe(file)
+            except VideoError:  # said again when its turn comes
+                continue
+            frames = 1 if info.is_image else ceil(info.duration * (self.fps or info.fps) - 1e-6)
+            buckets = sorted({self._shape(file, bucket) for bucket in self.buckets})
+            bucket = nearest(buckets, frames, info.height, info.width)
+            if not fits(bucket, frames, info.height, info.width):
+                strangers.append(f"{file.name} ({frames}x{info.height}x{info.width}) into {'x'.join(map(str, bucket))}")
+            if bucket[0] <= frames:
+                assigned[file] = bucket
+                left.append(kept(bucket, info.height, info.width))
+        self.kept = sum(left) / max(1, len(left))  # the share of the pictures that is left after cropping
+        if strangers:
+            warnings.warn(
+                f"{self.root}: {len(strangers)} of {len(self)} files fit no bucket and go into the nearest, first "
+                f"{strangers[0]}: add a bucket of their proportions and length",
+                stacklevel=4,
+            )
+        # what is broken or too short will be passed over, and must not be alone in its bucket then
+        common = Counter(assigned.values()).most_common(1)[0][0] if assigned else self.buckets[0]
+        return [assigned.get(file, common) for file in self.files]
 
     def _warn_once(self, file: Path, error: VideoError) -> None:
         if file not in self._warned:

@@ -4,14 +4,17 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from data.buckets import StepBatches
+from data.buckets import Shape, StepBatches, clips_within, count_tokens
+from data.tokens import TokenCache
 from data.video import Example
 
 
@@ -76,6 +79,8 @@ class VideoData(L.LightningDataModule):
         train: data set of training clips.
         val: data set of validation clips; the first ``val_clips`` of it are used.
         batch_size: clips a step and process.
+        token_budget: tokens a step and process, in place of ``batch_size``: of larger clips a batch holds fewer.
+        compression: frames and pixels a side of a token, to count them by; of a token cache they are there to be seen.
         val_clips: validation clips.
         num_workers: processes that read or render clips; 0 does it in the training process.
         seed: of the order of the clips.
@@ -89,9 +94,12 @@ class VideoData(L.LightningDataModule):
         val_clips: int = 64,
         num_workers: int = 2,
         seed: int = 0,
+        token_budget: int | None = None,
+        compression: tuple[int, int] = (4, 8),
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
+        self.token_budget, self.compression = token_budget, compression
         self.batch_size, self.val_clips, self.num_workers, self.seed = batch_size, val_clips, num_workers, seed
 
     @property
@@ -99,17 +107,49 @@ class VideoData(L.LightningDataModule):
         """The size of the training clips: frames, height, width and fps (None: that of each file)."""
         return {axis: getattr(self.train, axis) for axis in ("frames", "height", "width", "fps")}
 
+    def clips_a_batch(self, dataset: Dataset, shape: Shape | None = None) -> int:
+        """Clips a step and process, of a shape of the data set; None: of the only one."""
+        if self.token_budget is None:
+            return self.batch_size
+        return clips_within(self.token_budget, self.tokens(dataset, shape or sizes_of(dataset)[0]))
+
+    def tokens(self, dataset: Dataset, shape: Shape) -> int:
+        """Tokens of a clip of a shape of the data set."""
+        return count_tokens(shape, (1, 1) if isinstance(dataset, TokenCache) else self.compression)
+
+    @property
+    def sizes(self) -> list[Shape]:
+        """Frames, height and width of all training clips, in pixels."""
+        if isinstance(self.train, TokenCache):
+            return [(self.train.frames, self.train.height, self.train.width)]
+        return sizes_of(self.train)
+
     def train_dataloader(self) -> DataLoader:
         batches = StepBatches(
             groups(self.train),
-            self.batch_size,
+            partial(self.clips_a_batch, self.train),
             seed=self.seed,
             # a resumed run has restored its step by now; batches are counted, not optimizer steps
             start=self.trainer.global_step * self.trainer.accumulate_grad_batches,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
+        for line in self.report(batches):
+            rank_zero_info(line)
         return self.loader(self.train, batches, persistent_workers=self.num_workers > 0)
+
+    def report(self, batches: StepBatches) -> list[str]:
+        """What there is of each shape where there are several, and how much of the budget and the pictures is used."""
+        if len(batches.groups) == 1:
+            return []
+        lines = []
+        for shape, clips, size in zip(batches.groups, batches.members, batches.sizes, strict=True):
+            tokens = size * self.tokens(self.train, shape) / batches.world
+            full = f", {tokens / self.token_budget:.0%} of the token budget" if self.token_budget else ""
+            lines.append(f"{'x'.join(map(str, shape))}: {len(clips)} clips, {size} a batch{full}")
+        if hasattr(self.train, "kept"):
+            lines.append(f"{self.train.kept:.0%} of the pictures' area is left after cropping")
+        return lines
 
     def val_dataloader(self) -> DataLoader:
         alike = groups(self.val)
@@ -119,7 +159,8 @@ class VideoData(L.LightningDataModule):
             runs = [list(run) for _, run in itertools.groupby(indices, key=lambda i: alike[i])]
         else:
             runs = [list(indices)]
-        batches = [run[i : i + self.batch_size] for run in runs for i in range(0, len(run), self.batch_size)]
+        sizes = [self.clips_a_batch(self.val, alike[run[0]] if isinstance(alike, list) else None) for run in runs]
+        batches = [run[i : i + n] for run, n in zip(runs, sizes, strict=True) for i in range(0, len(run), n)]
         return self.loader(self.val, batches)
 
     def loader(self, dataset: Dataset, batches: Iterable[list[int]], **kwargs) -> DataLoader:
@@ -153,8 +194,15 @@ class First(Dataset):
         return self.dataset[index % self.clips]
 
 
+def sizes_of(dataset: Dataset) -> list[Shape]:
+    """The shapes (t, h, w) that the clips of a data set have, without repetition."""
+    if hasattr(dataset, "shape_of"):
+        return getattr(dataset, "sizes", None) or sorted({dataset.shape_of(i) for i in range(len(dataset))})
+    return [(dataset.frames, dataset.height, dataset.width)]
+
+
 def groups(dataset: Dataset) -> list | int:
     """The shape of each clip where clips differ in shape (``shape_of``), otherwise just their number."""
-    if hasattr(dataset, "shape_of"):
+    if len(sizes_of(dataset)) > 1:
         return [dataset.shape_of(i) for i in range(len(dataset))]
     return len(dataset)

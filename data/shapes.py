@@ -378,6 +378,8 @@ class Shapes(torch.utils.data.Dataset):
         objects: how many things a scene may have, each number equally often; 1, 2 and 3 are possible.
         seed: another seed, other scenes.
         length: what `len` says. An index beyond it is another draw.
+        buckets: several sizes, each frames, height and width, in turn, in place of the one; the first of them is what a
+            model of these clips calls its own.
     """
 
     def __init__(
@@ -390,30 +392,39 @@ class Shapes(torch.utils.data.Dataset):
         objects: Sequence[int] = (1, 2, 3),
         seed: int = 0,
         length: int = 1_000_000,
+        buckets: Sequence[Sequence[int]] | None = None,
     ):
         if split not in SPLITS:
             raise ValueError(f"got the split {split!r}, expected one of {', '.join(SPLITS)}")
-        if min(frames, height, width) < 1 or fps <= 0:
-            raise ValueError(f"got {frames} frames of {height}x{width} at {fps} fps, expected positive numbers")
+        self.sizes = [tuple(bucket) for bucket in buckets or [(frames, height, width)]]
+        self.frames, self.height, self.width = self.sizes[0]
+        for frames, height, width in self.sizes:
+            if min(frames, height, width) < 1 or fps <= 0:
+                raise ValueError(f"got {frames} frames of {height}x{width} at {fps} fps, expected positive numbers")
         if not objects or not set(objects) <= {1, 2, 3}:
             raise ValueError(f"got objects {list(objects)}, expected some of 1, 2 and 3")
-        self.split, self.frames, self.height, self.width, self.fps = split, frames, height, width, fps
+        self.split, self.fps = split, fps
         self.objects, self.seed, self.length = tuple(objects), seed, length
 
     def __len__(self) -> int:
         return self.length
 
+    def shape_of(self, index: int) -> tuple[int, int, int]:
+        """(t, h, w) of `self[index]`; another draw of an index has the same."""
+        return self.sizes[index % self.length % len(self.sizes)]
+
     def __getitem__(self, index: int) -> Example:
         if index < 0:
             raise IndexError(f"got the index {index}, expected 0 or more")
+        frames, height, width = self.shape_of(index)
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
-        scene = draw_scene(rng, _pick(rng, self.objects), self.height, self.width, self.split == "heldout")
-        attributes, moving = scene.attributes(), self.frames > 1
+        scene = draw_scene(rng, _pick(rng, self.objects), height, width, self.split == "heldout")
+        attributes, moving = scene.attributes(), frames > 1
         if not moving:
             unseen = dict.fromkeys(("motion", "direction", "speed"))
             attributes["things"] = [thing | unseen for thing in attributes["things"]]
         return Example(
-            clip=render(scene, self.frames, self.height, self.width, self.fps),
+            clip=render(scene, frames, height, width, self.fps),
             text=caption(scene, rng, moving),
             fps=self.fps,
             attributes=attributes,

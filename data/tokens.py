@@ -62,6 +62,7 @@ class TokenCache(torch.utils.data.Dataset):
             self.shards.append({part: np.load(captions.with_suffix(end), mmap_mode="r") for part, end in self._parts()})
             self.captions += [(text, fps) for text, fps, *_ in lines]
             self.lengths.append(np.cumsum([0, *(line[2] if self.info.text else 0 for line in lines)]))
+        self.sizes = sorted({_grid(shard) for shard in self.shards})
         if len(self) != self.info.clips:
             raise VideoError(
                 f"{folder}: holds the tokens of {len(self)} of {self.info.clips} clips: run the same "
@@ -77,8 +78,7 @@ class TokenCache(torch.utils.data.Dataset):
 
     def shape_of(self, index: int) -> tuple[int, ...]:
         """(t', h', w') of ``self[index]``, so that batches can be grouped by shape."""
-        shard = self.shards[self.places[index % len(self)][0]]
-        return shard["tokens" if "tokens" in shard else "latents"].shape[-3:]
+        return _grid(self.shards[self.places[index % len(self)][0]])
 
     def __getitem__(self, index: int) -> Example:
         shard, row = self.places[index % len(self)]
@@ -89,6 +89,10 @@ class TokenCache(torch.utils.data.Dataset):
         parts = self.shards[shard].items()
         arrays = {part: torch.from_numpy(array[rows[part]].astype(types[part])) for part, array in parts}
         return Example(clip=None, text=text, fps=fps, **arrays)
+
+
+def _grid(shard: dict[str, np.ndarray]) -> tuple[int, ...]:
+    return shard["tokens" if "tokens" in shard else "latents"].shape[-3:]
 
 
 def read_info(folder: Path) -> CacheInfo | None:

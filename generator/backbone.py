@@ -38,10 +38,20 @@ class VideoTransformer(Configurable, nn.Module):
         dim: width. depth: blocks. heads: attention heads; dim / heads must be a multiple of 8.
         text_dim: width of the text that ``read`` is given.
         mlp_ratio: hidden width of the SwiGLU relative to ``dim``.
+        conditions: whether the modulation is told frames a second and the size of the grid, beside the level.
+        rotary_fps: rotary positions in time are seconds, this many of them to one, so that a motion looks alike at any
+            frame rate; None: they are latent frames. The same thing at this rate.
     """
 
     def __init__(
-        self, dim: int = 256, depth: int = 8, heads: int = 4, text_dim: int = 256, mlp_ratio: float = 2.67
+        self,
+        dim: int = 256,
+        depth: int = 8,
+        heads: int = 4,
+        text_dim: int = 256,
+        mlp_ratio: float = 2.67,
+        conditions: bool = False,
+        rotary_fps: float | None = None,
     ) -> None:
         super().__init__()
         if dim % (8 * heads):
@@ -54,6 +64,8 @@ class VideoTransformer(Configurable, nn.Module):
         hidden = 32 * round(mlp_ratio * dim / 32)
         self.blocks = nn.ModuleList(Block(dim, heads, text_dim, hidden) for _ in range(depth))
         self.norm = Norm(dim)
+        self.conditions = nn.Linear(4 * 64, dim) if conditions else None
+        self.rotary_fps = rotary_fps
         self.initialise()
 
     def initialise(self) -> None:
@@ -74,15 +86,28 @@ class VideoTransformer(Configurable, nn.Module):
         return TextMemory([block.text.read(text) for block in self.blocks], mask)
 
     def forward(
-        self, hidden: Tensor, grid: tuple[int, int, int], level: Tensor, text: TextMemory, middle: bool = False
+        self,
+        hidden: Tensor,
+        grid: tuple[int, int, int],
+        level: Tensor,
+        text: TextMemory,
+        middle: bool = False,
+        fps: Tensor | None = None,
     ) -> Tensor:
         """hidden (b, t*h*w, dim), the grid (t, h, w), the corruption level in [0, 1] (b,) -> (b, t*h*w, dim).
 
-        ``middle``: the grid is a piece from the middle of a video, and does not begin with its first frame.
+        ``middle``: the grid is a piece from the middle of a video, and does not begin with its first frame. ``fps``
+        (b,) or (1,): frames a second, needed with ``conditions`` and ``rotary_fps``. ``ValueError`` without.
         """
+        if fps is None and (self.conditions or self.rotary_fps):
+            raise ValueError("this transformer was built to be told frames a second, and got none: give it fps (b,)")
         hidden = hidden + self.place(borders(grid, middle, hidden.device))
-        rotation = rotary(grid, self.head_dim, hidden.device)
-        modulation = self.modulation(F.silu(self.level(sinusoid(level, 256))))  # b 6*dim
+        stretch = self.rotary_fps / fps if self.rotary_fps else None
+        rotation = rotary(grid, self.head_dim, hidden.device, stretch)
+        told = self.level(sinusoid(level, 256))  # b dim
+        if self.conditions:
+            told = told + self.conditions(rate_and_size(grid, fps))
+        modulation = self.modulation(F.silu(told))  # b 6*dim
         modulation = rearrange(modulation, "b (six d) -> six b 1 d", six=6)
         text_mask = rearrange(text.mask, "b l -> b 1 1 l")
         for block, keys_and_values in zip(self.blocks, text.keys_and_values, strict=True):
@@ -179,6 +204,17 @@ def sinusoid(level: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def rate_and_size(grid: tuple[int, int, int], fps: Tensor) -> Tensor:
+    """Frames a second (b,), length, area and aspect of a grid, in octaves, as sines and cosines (b, 4 * 64).
+
+    An image has no rate: it is told the same whatever ``fps`` says.
+    """
+    t, h, w = grid
+    rate = torch.ones_like(fps) if t == 1 else fps
+    octaves = [rate.log2(), *(torch.full_like(rate, math.log2(number)) for number in (t, h * w, w / h))]
+    return torch.cat([sinusoid(octave / 16, 64) for octave in octaves], dim=-1)
+
+
 def borders(grid: tuple[int, int, int], middle: bool, device) -> Tensor:
     """How far each position is from the six borders of the grid, as sines and cosines, (t*h*w, 96).
 
@@ -197,8 +233,10 @@ def borders(grid: tuple[int, int, int], middle: bool, device) -> Tensor:
     return torch.cat([axis[cells[:, i]] for i, axis in enumerate(axes)], dim=-1)
 
 
-def rotary(grid: tuple[int, int, int], head_dim: int, device) -> Tensor:
+def rotary(grid: tuple[int, int, int], head_dim: int, device, stretch: Tensor | None = None) -> Tensor:
     """Cosines and sines of axial 3-D rotary positions, (2, t*h*w, head_dim / 2).
+
+    With ``stretch`` (b,), the length of a step in time in each sample, (2, b, 1, t*h*w, head_dim / 2).
 
     A quarter of the pairs turns with time, and three eighths with each of height and width. The base is 100, not
     10,000: grids are at most a few hundred long, and slower pairs would hardly turn.
@@ -212,6 +250,8 @@ def rotary(grid: tuple[int, int, int], head_dim: int, device) -> Tensor:
         p.flatten().float()[:, None] * 100 ** (-torch.arange(c, device=device) / c)
         for p, c in zip(positions, counts, strict=True)
     ]
+    if stretch is not None:
+        angles = [angles[0] * stretch[:, None, None, None], *(a.expand(len(stretch), 1, -1, -1) for a in angles[1:])]
     angles = torch.cat(angles, dim=-1)
     return torch.stack([angles.cos(), angles.sin()])
 

@@ -122,7 +122,8 @@ def edit(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
         rngs = [torch.Generator().manual_seed(seed) for seed in fill.seeds]
         scores = torch.stack([torch.rand(clip.shape[1:], generator=rng) for rng in rngs])
     else:
-        likely = {text: model.likelihood(clip, text) for text in set(fill.texts)}
+        fps = fill.sampling.get("fps")
+        likely = {text: model.likelihood(clip, text, fps=fps) for text in set(fill.texts)}
         scores = torch.cat([likely[text] for text in fill.texts])
     return fill(tasks.edit(clip, job.strength, model.mask_id, scores))
 

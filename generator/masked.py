@@ -36,6 +36,8 @@ class MaskedGenerator(Configurable, nn.Module):
         digits: how a token splits, least significant first, and each digit into the sizes of its parts, as in
             ``((8, 5, 5, 5), (8, 5, 5, 5))``; the product of all is K. None: not at all.
         patch_size: p x p cells of a frame share a position of the transformer.
+        trained_for: the conditionings (``generator.conditioning``) that it has seen in training, and "middle" if it
+            has seen pieces from the middle of a video. Kept for those who use it; nothing is computed from it.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class MaskedGenerator(Configurable, nn.Module):
         codebook_size: int,
         digits: Sequence[Sequence[int]] | None = None,
         patch_size: int = 1,
+        trained_for: Sequence[str] = ("text",),
     ) -> None:
         super().__init__()
-        self.backbone, self.text = backbone, text
+        self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
         self.codebook_size, self.mask_id = codebook_size, codebook_size
         parts = tuple(tuple(sizes) for sizes in digits or ((codebook_size,),))
         self.digits = tuple(math.prod(sizes) for sizes in parts)
@@ -78,7 +81,7 @@ class MaskedGenerator(Configurable, nn.Module):
         return self.backbone.read(tokens, mask)
 
     def forward(
-        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False
+        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False, fps: Tensor | None = None
     ) -> list[Callable[[Tensor], Tensor]]:
         """Logits at the asked positions, digit by digit.
 
@@ -86,11 +89,12 @@ class MaskedGenerator(Configurable, nn.Module):
             tokens: int64 (b, t, h, w), ``mask_id`` where unknown.
             where: bool (b, t, h, w), the m positions to predict.
             middle: the grid is a piece from the middle of a video; see ``Canvas``.
+            fps: frames a second (b,), for a backbone that is told of them.
 
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text, middle)
+        cells = self.cells(tokens, where, text, middle, fps)
         return [partial(self.logits, cells, i) for i in range(len(self.digits))]
 
     def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
@@ -99,7 +103,9 @@ class MaskedGenerator(Configurable, nn.Module):
             cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
         return self.heads[i](cells)
 
-    def cells(self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False) -> Tensor:
+    def cells(
+        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False, fps: Tensor | None = None
+    ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         masked = tokens == self.mask_id
         digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
@@ -111,7 +117,7 @@ class MaskedGenerator(Configurable, nn.Module):
             raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
         hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle))
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, fps))
         return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
 
 
@@ -150,22 +156,35 @@ class Head(nn.Module):
         return self.logits(cells + self.down(F.silu(self.up(self.norm(cells)))))
 
 
-def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator) -> Tensor:
-    """Masks (b, t, h, w), True where hidden: in each sample a share ``ratios`` (b,) of the positions, at least one."""
-    b, n = shape[0], shape[1] * shape[2] * shape[3]
-    order = torch.rand(b, n, generator=rng).argsort(1).argsort(1)
-    hidden = (ratios * n).ceil().clamp(1, n)
-    return (order < hidden[:, None]).view(*shape)
-
-
 def masked_loss(
-    model: MaskedGenerator, tokens: Tensor, mask: Tensor, text: TextMemory, label_smoothing: float = 0.0
+    model: MaskedGenerator,
+    tokens: Tensor,
+    where: Tensor,
+    text: TextMemory,
+    label_smoothing: float = 0.0,
+    shown: Tensor | None = None,
+    weights: Tensor | None = None,
+    middle: bool = False,
+    fps: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the hidden tokens in nats a token, summed over digits; computed where ``mask`` is True only."""
-    targets = to_digits(tokens[mask], model.digits)  # m digits
+    """Cross-entropy of the asked tokens in nats a token, summed over digits; computed where ``where`` is True only.
+
+    Args:
+        tokens: what is right, int64 (b, t, h, w). where: the asked cells, bool (b, t, h, w).
+        shown: what the model is given, ``mask_id`` where hidden; None: the tokens, hidden where asked for.
+        weights: (b, t, h, w), by which the asked cells are summed; None: their mean.
+        middle, fps: see ``MaskedGenerator.forward``.
+    """
+    targets = to_digits(tokens[where], model.digits)  # m digits
+    shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
+    reduction = "mean" if weights is None else "none"
     loss, right = 0, True
-    for i, logits in enumerate(model(tokens.masked_fill(mask, model.mask_id), mask, text)):
+    for i, logits in enumerate(model(shown, where, text, middle, fps)):
         digit = logits(targets)
-        loss = loss + F.cross_entropy(digit.float(), targets[:, i], label_smoothing=label_smoothing)
+        loss = loss + F.cross_entropy(
+            digit.float(), targets[:, i], label_smoothing=label_smoothing, reduction=reduction
+        )
         right = right & (digit.max(1).indices == targets[:, i])  # argmax takes four times as long on CPUs in bf16
+    if weights is not None:
+        loss = (weights[where] * loss).sum()
     return loss, {"accuracy": right.float().mean()}

@@ -167,6 +167,7 @@ class VideoGenerator:
         progress: Callable[[int], None] | None = None,
         window: int | None = None,
         backwards: bool = False,
+        fps: float | None = None,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -181,6 +182,7 @@ class VideoGenerator:
             window: latent frames at a time: a longer canvas is filled in windows that overlap by half, each told the
                 tokens of the one before, at constant memory. None: all at once.
             backwards: the last window comes first.
+            fps: frames a second, for a generator that is told of them; None: as trained.
         """
         spans = tasks.windows(canvas.tokens.shape[1], window, backwards)
         if len(spans) > 1 and (canvas.known != canvas.known[:1]).any():
@@ -194,7 +196,7 @@ class VideoGenerator:
                 if piece.known.all():
                     continue
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
-                predict = self.predictor(texts[rows], guidance, piece.middle)
+                predict = self.predictor(texts[rows], guidance, piece.middle, fps)
                 tokens = sample(predict, piece, draws, order or Halton(), steps, None, temperature, revisions)
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
@@ -202,27 +204,31 @@ class VideoGenerator:
                 progress(len(filled[-1]))
         return torch.cat(filled)
 
-    def predictor(self, texts: list[str], guidance: float, middle: bool = False) -> Predict:
+    def predictor(self, texts: list[str], guidance: float, middle: bool = False, fps: float | None = None) -> Predict:
         """The function that a sampler is given; the text is read once."""
         memory = self.generator.read(texts)
+        fps = self._fps(fps)
         if guidance == 1:
-            return lambda tokens, where: self.generator(tokens, where, memory, middle)
+            return lambda tokens, where: self.generator(tokens, where, memory, middle, fps)
         null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
 
         def predict(tokens: Tensor, where: Tensor) -> list[Callable[[Tensor], Tensor]]:
-            told, untold = (self.generator(tokens, where, m, middle) for m in (memory, null))
+            told, untold = (self.generator(tokens, where, m, middle, fps) for m in (memory, null))
             pairs = zip(told, untold, strict=True)
             return [lambda before, c=c, u=u: guide(c(before), u(before), guidance) for c, u in pairs]
 
         return predict
 
+    def _fps(self, given: float | None) -> Tensor:
+        return torch.tensor([given or self.clip.get("fps") or 8.0], device=self.device)
+
     @torch.no_grad()
-    def likelihood(self, tokens: Tensor, text: str, parts: int = 4) -> Tensor:
+    def likelihood(self, tokens: Tensor, text: str, parts: int = 4, fps: float | None = None) -> Tensor:
         """Log-probability (1, t, h, w) of each token of a clip (1, t, h, w), told the text and most other tokens.
 
         The cells are hidden in ``parts`` groups, one after the other, each spread evenly over the clip.
         """
-        memory = self.generator.read([text])
+        memory, fps = self.generator.read([text]), self._fps(fps)
         tokens = tokens.to(self.device)
         groups = (halton_ranks(tuple(tokens.shape[1:])) % parts).view(tokens.shape).to(self.device)
         scores = torch.zeros(tokens.shape, device=self.device)
@@ -230,7 +236,7 @@ class VideoGenerator:
             where = groups == group
             if where.any():
                 digits = to_digits(tokens[where], self.generator.digits)
-                heads = self.generator(tokens.masked_fill(where, self.mask_id), where, memory)
+                heads = self.generator(tokens.masked_fill(where, self.mask_id), where, memory, fps=fps)
                 logs = [head(digits[:, :i]).float().log_softmax(1) for i, head in enumerate(heads)]
                 scores[where] = sum(log.gather(1, digits[:, i, None])[:, 0] for i, log in enumerate(logs))
         return scores.cpu()

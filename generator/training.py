@@ -7,9 +7,12 @@ from torch import Tensor
 from data.module import Batch
 from data.tokens import TokenCache
 from generator.backbone import VideoTransformer
-from generator.masked import MaskedGenerator, masked_loss, random_masks
+from generator.conditioning import checked
+from generator.masked import MaskedGenerator, masked_loss
+from generator.puzzles import draw_puzzle, random_masks
 from generator.schedules import Cosine, Schedule
 from generator.text import Text, TextEncoder
+from generator.weights import Weight
 from vq import pretrained
 from vq.training import check_start, optimizer
 
@@ -27,6 +30,12 @@ class GeneratorTraining(L.LightningModule):
         patch_size: p x p tokens of a frame share a position of the transformer; see ``MaskedGenerator``.
         text_dropout: share of the captions replaced by the null text, for guidance.
         image_share: share of the steps that see only first frames: images, in the same model.
+        middle_share: share of the steps without the first latent frame, on a piece from the middle of a video: for
+            what follows, precedes or closes the circle.
+        mixture: what is known of a clip: names of ``generator.conditioning`` and their weights; None: the text alone.
+        frame_ratios: share of the steps in which each latent frame has a mask ratio of its own.
+        corruption: up to which share of the visible tokens are doubtful; see ``generator.puzzles.corrupt``.
+        weight: of the hidden tokens by mask ratio, see ``generator.weights``; None: all alike.
         label_smoothing: of the cross-entropy.
         seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
     """
@@ -43,6 +52,11 @@ class GeneratorTraining(L.LightningModule):
         patch_size: int = 1,
         text_dropout: float = 0.1,
         image_share: float = 0.05,
+        middle_share: float = 0.0,
+        mixture: dict[str, float] | None = None,
+        frame_ratios: float = 0.0,
+        corruption: float = 0.0,
+        weight: Weight | None = None,
         label_smoothing: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -51,11 +65,19 @@ class GeneratorTraining(L.LightningModule):
         if not self.tokenizer.codebook_size:
             raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
         codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
-        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size)
+        mixture = checked(mixture or {"text": 1.0})
+        trained_for = [name for name, share in mixture.items() if share] + ["middle"] * (middle_share > 0)
+        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.schedule = schedule or Cosine()
-        self.text_dropout, self.image_share, self.label_smoothing = text_dropout, image_share, label_smoothing
-        self.seed = seed
+        self.text_dropout, self.label_smoothing, self.seed = text_dropout, label_smoothing, seed
+        self.image_share, self.middle_share = image_share, middle_share
+        self.puzzles = {
+            "mixture": mixture if set(mixture) != {"text"} else None,
+            "frame_ratios": frame_ratios,
+            "corruption": corruption,
+            "weight": weight,
+        }
 
     def train(self, mode: bool = True) -> "GeneratorTraining":
         super().train(mode)
@@ -78,16 +100,25 @@ class GeneratorTraining(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens = self._tokens(batch)
-        if torch.rand((), generator=rng) < self.image_share:
+        tokens, middle = self._tokens(batch), False
+        piece = torch.rand((), generator=rng)
+        if piece < self.image_share:
             tokens = tokens[:, :1]
-        b = len(tokens)
-        drop = torch.rand(b, generator=rng) < self.text_dropout
-        # ratios spread evenly over the batch (shifted by one draw) have less variance than independent ones
-        u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
-        mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        text = self.generator.read(_text(batch), drop)
-        loss, logs = masked_loss(self.generator, tokens, mask, text, self.label_smoothing)
+        elif piece < self.image_share + self.middle_share and tokens.shape[1] > 1:
+            tokens, middle = tokens[:, 1:], True
+        drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
+        puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
+        loss, logs = masked_loss(
+            self.generator,
+            tokens,
+            puzzle.asked,
+            self.generator.read(_text(batch), drop),
+            self.label_smoothing,
+            puzzle.shown,
+            puzzle.weights,
+            middle,
+            batch.fps,
+        )
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{k}": v for k, v in logs.items()})
         return loss
@@ -98,7 +129,7 @@ class GeneratorTraining(L.LightningModule):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(_text(batch)))
+        loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(_text(batch)), fps=batch.fps)
         self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
         self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
 

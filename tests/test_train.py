@@ -13,6 +13,7 @@ import yaml
 import train
 from data.shapes import Shapes
 from data.writing import write_clip
+from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
 from vq import encode, pretrained
 from vq.commands import in_words
@@ -130,13 +131,22 @@ def test_every_recipe_says_what_it_is_and_builds_at_its_own_size(recipe):
 GAME = ["--model.adversary", "vq.discriminator.Adversary", "--model.adversary.channels", "4"]
 
 
-@pytest.mark.parametrize("stage", ["vq", "generator", "adversary"])
+MIXTURE = ["-c", str(ROOT / "configs/generator/mixtures/tasks.yaml")]
+OPTIONS = [
+    *("--model.frame_ratios", "0.3", "--model.corruption", "0.2", "--model.weight", "generator.weights.Clamped"),
+    *("--model.label_smoothing", "0.1", "--model.backbone.conditions", "true", "--model.backbone.rotary_fps", "8"),
+]
+
+
+@pytest.mark.parametrize("stage", ["vq", "generator", "generator with everything", "adversary"])
 def test_a_killed_run_goes_on_bit_for_bit(stage, on_tokens, tmp_path):
-    flags = on_tokens if stage == "generator" else TINY_VQ
+    flags = on_tokens if stage.startswith("generator") else TINY_VQ
+    if stage.endswith("everything"):
+        flags = [*MIXTURE, *flags, *OPTIONS]
     if stage == "adversary":
         flags = [*flags, *GAME, "--model.adversary.start", "2"]
     flags = [*flags, "--checkpoint.every_n_train_steps", "3", "--data.num_workers", "1"]
-    config = ROOT / f"configs/{'generator' if stage == 'generator' else 'vq'}/demo.yaml"
+    config = ROOT / f"configs/{'generator' if stage.startswith('generator') else 'vq'}/demo.yaml"
     whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
     # killed at step 3: the folder is as it then was, and the schedule is that of the whole run
     fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
@@ -166,6 +176,70 @@ def test_compressions_are_what_they_say(overlay, tmp_path):
     assert model.latent_shape(17, 32, 32) == (1 + 16 // ft, 32 // fs, 32 // fs)
     bits = math.log2(model.codebook_size) / (ft * fs * fs)
     assert float(overlay.read_text().split(": ")[1].split()[0]) == pytest.approx(bits, rel=0.1)
+
+
+def test_many_sizes_in_one_run_resume_in_the_middle_of_an_epoch(tokenizer, tmp_path, monkeypatch):
+    seen = []
+    forward = MaskedGenerator.forward
+
+    def remember(self, tokens, *args):
+        if self.training:
+            seen.append((tuple(tokens.shape), tokens.remainder(1009).sum().item()))
+        return forward(self, tokens, *args)
+
+    monkeypatch.setattr(MaskedGenerator, "forward", remember)
+    buckets = ["--data.train.buckets", "[[9,32,32],[1,32,32],[5,48,32]]", "--data.train.length", "40"]
+    flags = ["--data", str(ROOT / "configs/data/shapes-sizes.yaml"), "--data.val.buckets", "[[9,32,32],[5,48,32]]"]
+    flags += [*buckets, "--data.num_workers", "0", "--data.val_clips", "4", "--data.token_budget", "100"]
+    flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR, "--checkpoint.every_n_train_steps", "3"]
+    config = ROOT / "configs/generator/shapes.yaml"
+    whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
+    once = seen.copy()
+    assert len({shape[1:] for shape, _ in once}) > 1
+    assert all(b * t * h * w <= 100 for (b, t, h, w), _ in once)
+    fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
+    resumed = fit(config, tmp_path / "cut", *flags, *two(6), "--ckpt_path", "last").model.state_dict()
+    assert seen[len(once) :] == once  # the very same batches with the very same masks
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+    with pytest.raises(ValueError, match="height 20 does not fit 8x compression"):
+        fit(config, tmp_path, *flags, *two(1), "--data.train.buckets", "[[9,32,32],[9,20,32]]")
+
+
+def test_a_model_says_what_it_was_trained_for(on_tokens, tmp_path):
+    config = ROOT / "configs/generator/demo.yaml"
+    fit(config, tmp_path / "text", *on_tokens, *two(1))
+    assert VideoGenerator.from_pretrained(tmp_path / "text/model").generator.trained_for == ("text",)
+    fit(config, tmp_path / "tasks", *MIXTURE, *on_tokens, *OPTIONS, *two(2))
+    model = VideoGenerator.from_pretrained(tmp_path / "tasks/model")
+    names = ("text", "first", "ends", "prefix", "suffix", "region", "frames", "middle")
+    assert model.generator.trained_for == names
+    assert model("a red circle", steps=2, revisions=1).shape == (1, 3, 9, 32, 32)
+    with pytest.raises(ValueError, match="got sufix, expected some of"):
+        fit(config, tmp_path, *on_tokens, *two(1), "--model.mixture", "{text: 1, sufix: 1}")
+
+
+def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatch):
+    seen = []
+    forward = MaskedGenerator.forward
+    monkeypatch.setattr(
+        MaskedGenerator,
+        "forward",
+        lambda self, tokens, where, text, middle=False, fps=None: (
+            seen.append((middle, tokens.shape[1])) or forward(self, tokens, where, text, middle, fps)
+        ),
+    )
+    shares = ["--model.middle_share", "1", "--model.image_share", "0"]
+    flags = [*shares, "--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"]
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *flags, "--trainer.max_steps", "2")
+    assert seen == [(True, 2)] * 2  # of the three latent frames
+
+
+def test_a_size_of_the_generator_lies_on_top_of_a_recipe(tokenizer, tmp_path):
+    size = ["-c", str(ROOT / "configs/generator/sizes/xs.yaml"), "--model.tokenizer", str(tokenizer)]
+    data = ["--data.train.frames", "5", "--data.val.frames", "5"]
+    cli = fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *size, *data, *two(1))
+    backbone, text = cli.model.generator.backbone, cli.model.generator.text
+    assert (backbone.dim, len(backbone.blocks), text.dim, len(text.layers)) == (128, 5, 128, 1)
 
 
 @pytest.mark.parametrize("able, precision", [(True, "bf16-mixed"), (False, "32-true")])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data.module import VideoData, groups
+from data.module import VideoData, groups, sizes_of
 from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
 from vq import pretrained
 from vq.commands import Parser, in_words
@@ -68,7 +68,8 @@ def encode(
             )
         text = text.to(device)
     dataset = getattr(data, split)
-    model.latent_shape(dataset.frames, dataset.height, dataset.width)
+    for frames, height, width in sizes_of(dataset):
+        model.latent_shape(frames, height, width)
     clips = clips or len(dataset)
     size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")}
     about = {"latents": latents, "text": None if text is None else text.config}

@@ -116,8 +116,8 @@ def check_start(training: L.LightningModule) -> None:
     """Refuses, before the first step, clips that do not fit the tokenizer's strides, and builds of torch that compute
     nonsense. ``ValueError`` in words."""
     check_convolutions(training.device)
-    clip = training.trainer.datamodule.clip
-    training.tokenizer.latent_shape(clip["frames"], clip["height"], clip["width"])
+    for frames, height, width in training.trainer.datamodule.sizes:
+        training.tokenizer.latent_shape(frames, height, width)
 
 
 def optimizer(

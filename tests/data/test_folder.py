@@ -92,6 +92,48 @@ def test_images_are_one_frame(root):
     assert len(quiet(str(root), images=False, **SIZE)) == 3
 
 
+# ---- Buckets --------------------------------------------------------------------------------------------------------
+
+
+def test_files_go_into_the_nearest_bucket(root):
+    """Clips of 20 frames of 24x32 at 10 fps, a tall one, and a still."""
+    write_clip(root / "tall.mp4", moving(7).transpose(2, 3), 10)
+    write_clip(root / "still.png", moving(9, frames=1), 10)
+    folder = quiet(str(root), buckets=[[9, 24, 32], [5, 32, 24], [17, 48, 64]])
+    shapes = {file.name: folder.shape_of(i) for i, file in enumerate(folder.files)}
+    assert shapes == {
+        "a.mp4": (9, 24, 32),
+        "b.mp4": (9, 24, 32),
+        "still.png": (1, 24, 32),
+        "c.webm": (9, 24, 32),
+        "tall.mp4": (5, 32, 24),
+    }
+    for index in range(10):
+        assert folder[index].clip.shape[1:] == folder.shape_of(index)
+    assert (folder.frames, folder.height, folder.width) == (9, 24, 32) and folder.kept == pytest.approx(1)
+    assert folder.sizes == [(1, 24, 32), (5, 32, 24), (9, 24, 32)]
+
+
+def test_a_file_that_fits_no_bucket_is_named_once_and_used(root):
+    with pytest.warns(UserWarning, match=r"3 of 3 files fit no bucket .*a\.mp4 \(20x24x32\) into 9x48x16") as caught:
+        folder = Folder(str(root), buckets=[[9, 48, 16]])
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert folder[0].clip.shape == (3, 9, 48, 16)
+    assert folder.kept == pytest.approx(0.25)
+
+
+def test_what_cannot_be_read_does_not_stand_alone_in_its_bucket(root):
+    (root / "broken.mp4").write_bytes(b"")
+    write_clip(root / "short.mp4", moving(5, frames=3).transpose(2, 3), 10)
+    folder = quiet(str(root), buckets=[[5, 32, 24], [5, 24, 32]])
+    assert folder.sizes == [(5, 24, 32)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert all(folder[index].clip.shape[1:] == (5, 24, 32) for index in range(5))
+
+
 # ---- Captions -------------------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from generator.backbone import VideoTransformer, attend, rotary, rotate
+from generator.backbone import VideoTransformer, attend, rate_and_size, rotary, rotate
 from generator.guidance import guide
-from generator.masked import MaskedGenerator, masked_loss, random_masks
+from generator.masked import MaskedGenerator, masked_loss
+from generator.puzzles import random_masks
 from generator.text import ByteText
 from vq.config import build
 from vq.quantizers import to_digits
@@ -165,6 +166,66 @@ def test_random_masks_hide_the_share_asked_and_at_least_one():
     ratios = torch.tensor([0.0, 0.25, 1.0])
     mask = random_masks((3, 2, 4, 4), ratios, torch.Generator().manual_seed(0))
     assert mask.flatten(1).sum(1).tolist() == [1, 8, 32]
+
+
+def conditioned(**options) -> MaskedGenerator:
+    torch.manual_seed(0)
+    backbone = VideoTransformer(dim=32, depth=2, heads=2, text_dim=16, **options)
+    model = MaskedGenerator(backbone, ByteText(dim=16, depth=1), 125, trained_for=["text", "suffix"])
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{"conditions": True}, {"rotary_fps": 8.0}, {"conditions": True, "rotary_fps": 8.0}]
+)
+def test_frames_a_second_are_told_on_request(options):
+    model = conditioned(**options)
+    tokens, mask = tokens_and_mask(grid=(4, 3, 4))
+    masked, text = tokens.masked_fill(mask, model.mask_id), model.read(["a", "b"])
+
+    def cells(fps, rows=slice(None)):
+        return model.cells(masked[rows], mask[rows], text[rows], fps=torch.tensor(fps))
+
+    own = int(mask[0].sum())
+    assert not torch.allclose(cells([8.0, 8.0]), cells([24.0, 24.0]))
+    torch.testing.assert_close(cells([8.0, 24.0])[:own], cells([8.0, 8.0])[:own])  # each sample has its own
+    torch.testing.assert_close(cells([24.0]), cells([24.0, 24.0]))
+    with pytest.raises(ValueError, match="told frames a second, and got none"):
+        model.cells(masked, mask, text)
+    masked_loss(model, tokens, mask, model.read(["a", "b"], torch.tensor([True, False])), fps=torch.ones(2))[
+        0
+    ].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert build(model.config).trained_for == ("text", "suffix") and build(model.config).config == model.config
+
+
+def test_an_image_has_no_rate():
+    model = conditioned(conditions=True)
+    tokens, mask = tokens_and_mask(grid=(1, 3, 4))
+    one, other = (model.cells(tokens, mask, model.read(["a", "b"]), fps=torch.tensor([f])) for f in (1.0, 24.0))
+    assert torch.equal(one, other)
+
+
+def test_seconds_are_frames_at_the_rate_itself_and_options_that_are_off_change_nothing(generator):
+    tokens, mask = tokens_and_mask()
+    masked = tokens.masked_fill(mask, 125)
+    plain = conditioned()
+    same = conditioned(rotary_fps=8.0)
+    assert plain.state_dict().keys() == same.state_dict().keys() == generator.state_dict().keys()
+    text = plain.read(["a", "b"])
+    torch.testing.assert_close(
+        plain.cells(masked, mask, text), same.cells(masked, mask, text, fps=torch.tensor([8.0, 8.0]))
+    )
+    assert torch.equal(plain.cells(masked, mask, text), plain.cells(masked, mask, text, fps=torch.tensor([3.0])))
+
+
+def test_the_shape_of_the_grid_is_told():
+    model = conditioned(conditions=True)
+    told = [rate_and_size(grid, torch.tensor([8.0])) for grid in ((3, 4, 6), (3, 6, 4), (3, 4, 4), (5, 4, 6))]
+    assert len({tuple(t.flatten().tolist()) for t in told}) == 4
+    assert model.backbone.conditions.in_features == told[0].shape[1]
 
 
 def test_rotary_positions_are_relative():

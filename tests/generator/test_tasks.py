@@ -31,9 +31,9 @@ def seen_by(model):
     """Grids and whether they are middle pieces, of every call of the network from here on."""
     calls, cells = [], model.generator.cells
 
-    def spy(tokens, where, text, middle=False):
+    def spy(tokens, where, text, middle=False, *told):
         calls.append((tuple(tokens.shape[1:]), middle))
-        return cells(tokens, where, text, middle)
+        return cells(tokens, where, text, middle, *told)
 
     model.generator.cells = spy
     return calls

@@ -1,0 +1,72 @@
+"""The closed forms of parameters and operations against counting, and the tables in the docs against both."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from generator.backbone import VideoTransformer
+from generator.flops import forward_flops, parameters, read_flops
+from generator.masked import MaskedGenerator
+from generator.text import ByteText
+
+ROOT = Path(__file__).parents[2]
+SIZES = sorted((ROOT / "configs/generator/sizes").glob("*.yaml"))
+DIGITS = ((8, 8, 8), (5, 5, 5))
+
+
+def build(path: Path) -> MaskedGenerator:
+    args = yaml.safe_load(path.read_text())["model"]["init_args"]
+    with torch.device("meta"):
+        backbone = VideoTransformer(**args["backbone"]["init_args"])
+        return MaskedGenerator(backbone, ByteText(**args["text"]["init_args"]), 64_000, DIGITS)
+
+
+def count(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda p: p.stem)
+def test_sizes_are_what_they_say(size):
+    model = build(size)
+    given = yaml.safe_load(size.read_text())["model"]["init_args"]["backbone"]["init_args"]
+    hidden = model.backbone.blocks[0].mlp.down.in_features
+    assert parameters(**given, hidden=hidden) == count(model.backbone)
+    assert float(size.read_text().split()[1]) == pytest.approx(count(model) / 1e6, rel=0.03)
+
+
+@pytest.mark.parametrize("patch_size, conditions", [(1, False), (2, True)])
+def test_operations_are_those_of_the_counter(patch_size, conditions):
+    torch.manual_seed(0)
+    backbone = VideoTransformer(dim=64, depth=3, heads=4, text_dim=48, conditions=conditions)
+    model = MaskedGenerator(backbone, ByteText(dim=48, depth=1), 64_000, DIGITS, patch_size).eval()
+    tokens, where = torch.full((1, 3, 4, 6), model.mask_id), torch.rand(1, 3, 4, 6) < 0.4
+    text = model.text(["a red circle moves right"])
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as reading:
+            memory = backbone.read(text.tokens, text.mask)
+        with FlopCounterMode(display=False) as counted:
+            answers = model(tokens, where, memory, fps=torch.tensor([8.0]))
+            digits = torch.zeros(int(where.sum()), 2, dtype=torch.long)
+            for logits in answers:
+                logits(digits)
+    words = text.mask.shape[1]
+    assert forward_flops(model, (3, 4, 6), words, int(where.sum())) == counted.get_total_flops()
+    assert read_flops(backbone, words) == reading.get_total_flops()
+
+
+def test_the_table_in_the_docs():
+    text = (ROOT / "docs/architecture.md").read_text()
+    for size in SIZES:
+        (row,) = re.findall(rf"^\| {size.stem} \|(.*)\|$", text, flags=re.MULTILINE)
+        model = build(size)
+        args = yaml.safe_load(size.read_text())["model"]["init_args"]
+        shape = args["backbone"]["init_args"]
+        said = [float(cell.split()[0]) for cell in row.split("|")]
+        flops = [forward_flops(model, (5, side, side), 16) / (5 * side**2) / 1e6 for side in (8, 16, 32)]
+        expected = [shape["dim"], shape["depth"], shape["heads"], shape["text_dim"], count(model.backbone) / 1e6]
+        assert said == pytest.approx([*expected, count(model) / 1e6, *flops], rel=0.01), size.stem
