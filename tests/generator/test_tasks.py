@@ -214,7 +214,7 @@ def test_likelihood_tells_tokens_that_fit_from_those_that_do_not(model):
         def read(self, texts, drop=None):
             return None
 
-        def forward(self, tokens, where, text, middle=False):
+        def forward(self, tokens, where, text, middle=False, fps=None):
             assert (tokens[where] == K).all() and 0 < where.sum() < where.numel()
             likely = torch.eye(25)[7].expand(int(where.sum()), -1) * 10
             return [lambda before: torch.zeros(len(before), 5), lambda before: likely * (before[:, :1] == 3)]
