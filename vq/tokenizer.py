@@ -86,9 +86,17 @@ class Tokenizer(Configurable, nn.Module):
         Raises ``ValueError`` for another shape, for a size that the strides do not divide, and for values outside
         [-1, 1].
         """
+        return self._quantized(video).tokens
+
+    @torch.no_grad()
+    def latents(self, video: Tensor) -> Tensor:
+        """Video (b, 3, t, h, w) in [-1, 1] -> what the decoder is to see, float32 (b, d, t', h', w'), of any quantizer."""
+        return self._quantized(video).latents
+
+    def _quantized(self, video: Tensor) -> Quantized:
         check_pixels(video)
         self.latent_shape(*video.shape[2:])
-        return self.quantizer(self.encoder(video)).tokens
+        return self.quantizer(self.encoder(video))
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
