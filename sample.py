@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data.video import read_clip
 from data.writing import write_clip
 from generator import tasks
+from generator.diffusion import SOLVERS, DiffusionGenerator
 from generator.pipeline import VideoGenerator
 from generator.samplers import ORDERS
 from generator.tasks import Canvas
@@ -51,7 +52,7 @@ def parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
-    p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
+    p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
     p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")
@@ -72,6 +73,7 @@ def main(args: list[str] | None = None) -> list[Path]:
     model = VideoGenerator.from_pretrained(options.model, device)
     fps = options.fps or model.clip["fps"] or 8.0
     prompts = options.prompt or [""]
+    how = sampling(options, model)
     canvas, shape = prepare(options, model, fps)
     texts = [text for text in prompts for _ in range(options.num)]
     seeds = [options.seed + i for _ in prompts for i in range(options.num)]
@@ -82,9 +84,7 @@ def main(args: list[str] | None = None) -> list[Path]:
             seeds,
             steps=options.steps,
             guidance=options.guidance,
-            order=ORDERS[options.sampler](),
-            temperature=options.temperature,
-            revisions=options.revisions,
+            **how,
             batch_size=options.batch_size,
             progress=bar.update,
         )
@@ -111,8 +111,8 @@ def check(options: argparse.Namespace) -> None:
     """What can be refused without opening the model."""
     if options.task not in TASKS:
         raise ValueError(f"unknown task {options.task!r}: expected {', '.join(TASKS)}")
-    if options.sampler not in ORDERS:
-        raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join(ORDERS)}")
+    if options.sampler and options.sampler not in (*ORDERS, *SOLVERS):
+        raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join((*ORDERS, *SOLVERS))}")
     if not options.prompt and options.task in ("text2video", "text2image", "edit"):
         raise ValueError(f"{options.task} needs a --prompt")
     if options.task in ("image2video", "extend", "inpaint", "edit") and len(options.input) != 1:
@@ -132,6 +132,25 @@ def check(options: argparse.Namespace) -> None:
     samples = max(1, len(options.prompt)) * options.num
     if options.out.suffix and samples > 1:
         raise ValueError(f"{samples} samples do not fit one file: give --out a folder")
+
+
+def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
+    """What only one kind of generator is told. ``ValueError`` for what belongs to the other."""
+    latents = isinstance(model.generator, DiffusionGenerator)
+    samplers = SOLVERS if latents else ORDERS
+    options.sampler = options.sampler or next(iter(samplers))
+    if options.sampler not in samplers:
+        kind = "latents" if latents else "tokens"
+        raise ValueError(
+            f"{options.model} generates {kind}: --sampler {options.sampler} is none of {', '.join(samplers)}"
+        )
+    if not latents:
+        return {"order": ORDERS[options.sampler](), "temperature": options.temperature, "revisions": options.revisions}
+    for name in ("temperature", "revisions"):
+        if getattr(options, name) != parser().get_default(name):
+            raise ValueError(f"{options.model} generates latents: --{name} is for generators of tokens, leave it out")
+        delattr(options, name)
+    return {"solver": SOLVERS[options.sampler]()}
 
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> tuple[Canvas, tuple[int, int, int]]:

@@ -1,12 +1,13 @@
-"""Training the generator: tokens of a frozen tokenizer are hidden and guessed."""
+"""Training the generators: tokens of a frozen tokenizer are hidden and guessed, or latents emerge from noise."""
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from data.module import Batch
+from data.module import Batch, collate
 from data.tokens import TokenCache
 from generator.backbone import VideoTransformer
+from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
 from generator.masked import MaskedGenerator, masked_loss, random_masks
 from generator.schedules import Cosine, Schedule
 from generator.text import TextEncoder
@@ -14,7 +15,41 @@ from vq import pretrained
 from vq.training import check_sizes, optimizer
 
 
-class GeneratorTraining(L.LightningModule):
+class FrozenTokenizer(L.LightningModule):
+    """Base of both: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all."""
+
+    def train(self, mode: bool = True) -> "FrozenTokenizer":
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        check_sizes(self)
+        for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
+            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
+                raise ValueError(
+                    f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
+                    "this run, python -m vq.encode --tokenizer ..."
+                )
+
+    def _rng(self, batch_idx: int) -> torch.Generator:
+        """A generator for this step and process alone."""
+        step = self.global_step * 64 + batch_idx % 64  # batches that accumulate share a global step
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
+        checkpoint["clip"] = self.trainer.datamodule.clip
+        checkpoint["tokenizer_fingerprint"] = pretrained.fingerprint(self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["tokenizer_fingerprint"] != pretrained.fingerprint(self.tokenizer):
+            raise ValueError(
+                "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
+            )
+
+
+class GeneratorTraining(FrozenTokenizer):
     """Fits a masked generator to the tokens of a data set.
 
     Args:
@@ -57,20 +92,6 @@ class GeneratorTraining(L.LightningModule):
         self.text_dropout, self.image_share, self.label_smoothing = text_dropout, image_share, label_smoothing
         self.seed = seed
 
-    def train(self, mode: bool = True) -> "GeneratorTraining":
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
-    def on_fit_start(self) -> None:
-        check_sizes(self)
-        for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
-            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
-                raise ValueError(
-                    f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
-                    "this run, python -m vq.encode --tokenizer ..."
-                )
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
         tokens = self._tokens(batch)
@@ -100,22 +121,102 @@ class GeneratorTraining(L.LightningModule):
     def _tokens(self, batch: Batch) -> Tensor:
         return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
 
-    def _rng(self, batch_idx: int) -> torch.Generator:
-        """A generator for this step and process alone."""
-        step = self.global_step * 64 + batch_idx % 64  # batches that accumulate share a global step
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
-
     def configure_optimizers(self) -> dict:
         edges = ("embeddings", "previous", "join", "logits", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
-        checkpoint["clip"] = self.trainer.datamodule.clip
-        checkpoint["tokenizer_fingerprint"] = pretrained.fingerprint(self.tokenizer)
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if checkpoint["tokenizer_fingerprint"] != pretrained.fingerprint(self.tokenizer):
-            raise ValueError(
-                "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
-            )
+class DiffusionTraining(FrozenTokenizer):
+    """Fits the continuous twin to the latents of a data set, or to the vectors that its tokens stand for.
+
+    Args:
+        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer, discrete or ``Continuous``. It
+            stays frozen and becomes part of the checkpoint.
+        backbone: the transformer.
+        text: encoder of the captions.
+        learning_rate, warmup_steps, weight_decay: of Muon; see ``vq.training.optimizer``.
+        shift: of the times; see ``DiffusionGenerator``.
+        known_share: share of the samples that are given a part of their positions clean, as editing tasks do.
+        schedule: how the share of unknown positions is drawn in those; None: cosine.
+        text_dropout: share of the captions replaced by the null text, for guidance.
+        image_share: share of the steps that see only first frames: images, in the same model.
+        measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
+        seed: of times, noise, masks and dropped captions. Images and dropped captions are those of a masked generator
+            that is trained with the same seed.
+    """
+
+    TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
+
+    def __init__(
+        self,
+        tokenizer: str,
+        backbone: VideoTransformer,
+        text: TextEncoder,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.02,
+        shift: float = 1.0,
+        known_share: float = 0.25,
+        schedule: Schedule | None = None,
+        text_dropout: float = 0.1,
+        image_share: float = 0.05,
+        measured_clips: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
+        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift)
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.known_share, self.schedule = known_share, schedule or Cosine()
+        self.text_dropout, self.image_share = text_dropout, image_share
+        self.measured_clips, self.seed = measured_clips, seed
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if (self.generator.std != 1).any():  # of the checkpoint that this run goes on from
+            return
+        data = self.trainer.datamodule.train
+        examples = (data[i] for i in range(min(self.measured_clips, len(data))))
+        self.generator.measure([self._latents(collate([example]).to(self.device)) for example in examples])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rng = self._rng(batch_idx)
+        latents = self._latents(batch)
+        if torch.rand((), generator=rng) < self.image_share:
+            latents = latents[:, :, :1]
+        b = len(latents)
+        drop = torch.rand(b, generator=rng) < self.text_dropout
+        # times spread evenly over the batch (shifted by one draw) have less variance than independent ones
+        u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
+        ratios = self.schedule(torch.rand(b, generator=rng))
+        ratios = torch.where(torch.rand(b, generator=rng) < self.known_share, ratios, 1.0)
+        known = ~random_masks((b, *latents.shape[2:]), ratios, rng)
+        noise = torch.randn(latents.shape, generator=rng)
+        time = logit_normal(u, self.generator.shift)
+        text = self.generator.read(batch.text, drop)
+        loss, logs = flow_loss(self.generator, latents, *(x.to(self.device) for x in (known, time, noise)), text)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{k}": v for k, v in logs.items()})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same times and noise at every validation, so that the curve moves only when the model does."""
+        rng = torch.Generator().manual_seed(batch_idx)
+        latents = self._latents(batch)
+        b = len(latents)
+        known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
+        time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
+        text = self.generator.read(batch.text)
+        loss, logs = flow_loss(self.generator, latents, *(x.to(self.device) for x in (known, time, noise)), text)
+        self.log("val/loss", loss, batch_size=b, prog_bar=True)
+        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=b)
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        if batch.tokens is None:
+            return self.tokenizer.latents(batch.video)
+        return self.tokenizer.quantizer.lookup(batch.tokens)
+
+    def configure_optimizers(self) -> dict:
+        edges = ("input", "output", "offset", "text.letters", "text.positions")
+        return optimizer(self, self.generator, adamw=edges)

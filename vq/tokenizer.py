@@ -90,7 +90,7 @@ class Tokenizer(Configurable, nn.Module):
 
     @torch.no_grad()
     def latents(self, video: Tensor) -> Tensor:
-        """Video (b, 3, t, h, w) in [-1, 1] -> what the decoder is to see, float32 (b, d, t', h', w'), of any quantizer."""
+        """Video (b, 3, t, h, w) in [-1, 1] -> what the decoder sees, float32 (b, d, t', h', w')."""
         return self._quantized(video).latents
 
     def _quantized(self, video: Tensor) -> Quantized:
