@@ -214,7 +214,7 @@ def test_the_twin_measures_the_channels_of_its_data(tokenizer, on_tokens, tmp_pa
     tiny = ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
     rendered = fit(config, tmp_path / "b", *videos, *tiny, *two(1)).model
     cache = TokenCache(on_tokens[3])
-    cells = cached.tokenizer.quantizer.lookup(torch.stack([example.tokens for example in cache])).movedim(1, -1)
+    cells = cached.tokenizer.quantizer.lookup(torch.stack([cache[i].tokens for i in range(len(cache))])).movedim(1, -1)
     for generator in (cached.generator, rendered.generator):
         torch.testing.assert_close(generator.mean, cells.flatten(0, 3).mean(0), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(generator.std, cells.flatten(0, 3).std(0, correction=0).clamp(min=1e-4))
