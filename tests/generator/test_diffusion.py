@@ -224,6 +224,29 @@ def test_channels_are_measured_and_stored(twin):
         DiffusionGenerator(*parts(), channels=3, shift=0)
 
 
+def test_it_learns_four_clips_by_their_captions():
+    torch.manual_seed(0)
+    model = DiffusionGenerator(*parts(), channels=3)
+    clips, texts = torch.randn(4, 3, 2, 2, 2).repeat(4, 1, 1, 1, 1), ["a", "b", "c", "d"] * 4
+    known = torch.zeros(16, 2, 2, 2, dtype=torch.bool)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), 4e-3), []
+    for _ in range(200):
+        time = logit_normal(torch.rand(16))
+        loss, _ = flow_loss(model, clips, known, time, torch.randn_like(clips), model.read(texts))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.25 * sum(losses[:20])
+    memory = model.read(texts[:4])
+    for make in SOLVERS.values():
+        made = integrate(
+            lambda x, t: model(x, known[:4], torch.full((4,), t), memory), clips[:4], known[:4], range(4), make(), 16
+        )
+        distances = (made[:, None] - clips[None, :4]).square().flatten(2).mean(2)  # between all pairs
+        assert distances.argmin(1).tolist() == [0, 1, 2, 3] and distances.diagonal().max() < 0.1
+
+
 # the pipeline ---------------------------------------------------------------------------------------------------------
 
 
