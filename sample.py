@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
 from generator import editing
+from generator.diffusion import SOLVERS, DiffusionGenerator
 from generator.editing import TASKS, Job
 from generator.pipeline import VideoGenerator
 from generator.samplers import ORDERS
@@ -46,13 +47,13 @@ def parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
-    p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
+    p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
     p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels; or white in a picture or video")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")
-    p.add_argument("--forget", default="unlikely", help="edit: which tokens, the random or the unlikely ones")
+    p.add_argument("--forget", help="edit: which tokens, unlikely or random ones; default: unlikely if tokens are made")
     p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -69,6 +70,7 @@ def main(args: list[str] | None = None) -> list[Path]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VideoGenerator.from_pretrained(options.model, device)
     fps = options.fps or model.clip["fps"] or 8.0
+    how = sampling(options, model)
     job = prepare(options, model, fps)
     if missing := model.untrained(job):
         told = ", ".join(model.generator.trained_for)
@@ -88,9 +90,7 @@ def main(args: list[str] | None = None) -> list[Path]:
                 [record["seed"] for record in batch.values()],
                 steps=options.steps,
                 guidance=options.guidance,
-                order=ORDERS[options.sampler](),
-                temperature=options.temperature,
-                revisions=options.revisions,
+                **how,
                 batch_size=options.batch_size,
                 fps=fps,
             )
@@ -131,8 +131,8 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--model is missing: give an exported folder, a hub id or a training checkpoint")
     inputs, prompts = len(options.input), len(options.prompt)
     editing.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
-    if options.sampler not in ORDERS:
-        raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join(ORDERS)}")
+    if options.sampler and options.sampler not in (*ORDERS, *SOLVERS):
+        raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join((*ORDERS, *SOLVERS))}")
     least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "revisions": 0}
     for name, low in least.items():
         if getattr(options, name) < low:
@@ -142,6 +142,24 @@ def check(options: argparse.Namespace) -> None:
     samples = (1 if options.task == "story" else max(1, len(options.prompt))) * options.num
     if options.out.suffix and samples > 1:
         raise ValueError(f"{samples} samples do not fit one file: give --out a folder")
+
+
+def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
+    """What only one kind of generator is told. ``ValueError`` for what belongs to the other."""
+    latents = isinstance(model.generator, DiffusionGenerator)
+    samplers = SOLVERS if latents else ORDERS
+    options.sampler = options.sampler or next(iter(samplers))
+    if options.sampler not in samplers:
+        kind = "latents" if latents else "tokens"
+        raise ValueError(
+            f"{options.model} generates {kind}: --sampler {options.sampler} is none of {', '.join(samplers)}"
+        )
+    if not latents:
+        return {"order": ORDERS[options.sampler](), "temperature": options.temperature, "revisions": options.revisions}
+    for name in ("temperature", "revisions"):
+        if getattr(options, name) != parser().get_default(name):
+            raise ValueError(f"{options.model} generates latents: --{name} is for generators of tokens, leave it out")
+    return {"solver": SOLVERS[options.sampler]()}
 
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:

@@ -173,7 +173,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, forget: str) -> Task:
+def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, forget: str | None) -> Task:
     """The task of that name, if it can do with what it is given; else ``ValueError`` in words."""
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: expected {', '.join(TASKS)}")
@@ -190,7 +190,7 @@ def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, for
         raise ValueError(f"{name} {takes} --mask: inpaint takes left,top,right,bottom in pixels, a picture or a video")
     if not 0 <= strength <= 1:
         raise ValueError(f"--strength is {strength}, expected a share between 0 and 1")
-    if forget not in FORGET:
+    if forget not in (None, *FORGET):
         raise ValueError(f"--forget is {forget!r}, expected {' or '.join(FORGET)}")
     return task
 

@@ -1,10 +1,17 @@
-"""What a generator costs, in closed form: parameters, and floating-point operations of a forward pass.
+"""What a generator costs, in closed form: parameters, and floating-point operations of passes and steps.
 
-A product and a sum are two operations; norms, rotations and softmaxes, which a matrix product hides, are not counted.
+A product and a sum are two operations. Matrix products, attention and heads count; norms, activations, softmaxes and
+look-ups, which those hide, do not. A backward pass costs twice the forward pass. Runs of both generators are made equal
+by this measure (as in Kilian et al., arXiv 2405.13218); ``torch.utils.flop_counter`` agrees, but needs a step to be
+run, and takes fused attention on CPUs for nothing.
 """
 
 from generator.backbone import VideoTransformer
+from generator.diffusion import DiffusionGenerator
 from generator.masked import MaskedGenerator
+from generator.text import ByteText, TextEncoder
+
+Grid = tuple[int, int, int]
 
 
 def parameters(dim: int, depth: int, heads: int, text_dim: int, hidden: int) -> int:
@@ -13,17 +20,41 @@ def parameters(dim: int, depth: int, heads: int, text_dim: int, hidden: int) -> 
     return depth * block + 7 * dim**2 + 362 * dim + text_dim
 
 
-def forward_flops(model: MaskedGenerator, grid: tuple[int, int, int], words: int, asked: int | None = None) -> int:
-    """Operations of one clip's forward pass, its logits at ``asked`` cells included; None: at all.
+def step_flops(model: MaskedGenerator | DiffusionGenerator, batch: int, grid: Grid, words: int, asked: int = 0) -> int:
+    """Of a training step, forward and backward.
 
-    ``grid``: latent frames, height and width. ``words``: length of the text, read before (``read_flops``).
+    Args:
+        grid: latent frames, height and width of ``batch`` clips. words: length of the texts, padding included.
+        asked: cells of the whole batch that a masked generator is asked for; its heads are computed there alone.
     """
-    (t, h, w), p = grid, model.patch_size
-    cells, positions = t * h * w, t * (h // p) * (w // p)
+    backbone = model.backbone
+    clip = text_flops(model.text, words) + read_flops(backbone, words) + forward_flops(model, grid, words, asked=0)
+    places = (batch - 1) * positions_of(model, grid) * 192 * backbone.dim  # the same in every clip: computed once
+    return 3 * (batch * clip - places + asked * head_flops(model))
+
+
+def forward_flops(model: MaskedGenerator | DiffusionGenerator, grid: Grid, words: int, asked: int | None = None) -> int:
+    """Of a clip's forward pass, its logits at ``asked`` cells included; None: at all. The text was read before."""
+    cells, positions = grid[0] * grid[1] * grid[2], positions_of(model, grid)
+    inner = backbone_flops(model.backbone, positions, words)
+    if isinstance(model, DiffusionGenerator):
+        return inner + 4 * cells * model.channels * model.backbone.dim
     width = model.heads[0].logits.in_features
-    patches = 4 * cells * width * model.backbone.dim if p > 1 else 0  # joined before, split after
-    head = sum(4 * width * 256 + 2 * width * k for k in model.digits)
-    return backbone_flops(model.backbone, positions, words) + patches + head * (cells if asked is None else asked)
+    patches = 4 * cells * width * model.backbone.dim if model.patch_size > 1 else 0  # joined before, split after
+    return inner + patches + head_flops(model) * (cells if asked is None else asked)
+
+
+def positions_of(model: MaskedGenerator | DiffusionGenerator, grid: Grid) -> int:
+    """Length of the transformer's sequence."""
+    p = getattr(model, "patch_size", 1)
+    return grid[0] * (grid[1] // p) * (grid[2] // p)
+
+
+def head_flops(model: MaskedGenerator | DiffusionGenerator) -> int:
+    """Of the logits of one cell."""
+    return sum(
+        4 * head.logits.in_features * 256 + 2 * head.logits.weight.numel() for head in getattr(model, "heads", ())
+    )
 
 
 def backbone_flops(backbone: VideoTransformer, positions: int, words: int) -> int:
@@ -34,5 +65,17 @@ def backbone_flops(backbone: VideoTransformer, positions: int, words: int) -> in
 
 
 def read_flops(backbone: VideoTransformer, words: int) -> int:
-    """Operations of a text's keys and values, once a generation."""
+    """Of a text's keys and values, once a generation."""
     return 4 * words * len(backbone.blocks) * backbone.dim * backbone.text_norm.normalized_shape[0]
+
+
+def text_flops(text: TextEncoder, words: int) -> int:
+    """Of encoding a text. A frozen encoder reads each caption once and keeps its vectors: it counts as nothing."""
+    if not isinstance(text, ByteText):
+        return 0
+    total = 2 * words * text.spell.weight.numel()
+    for layer in text.layers:
+        own = layer.self_attn
+        linear = (own.in_proj_weight, own.out_proj.weight, layer.linear1.weight, layer.linear2.weight)
+        total += 2 * words * sum(weight.numel() for weight in linear) + 4 * words**2 * text.dim
+    return total

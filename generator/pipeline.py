@@ -6,12 +6,15 @@ longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from generator import editing, tasks
+from generator.backbone import TextMemory
+from generator.diffusion import DiffusionGenerator, Euler, Numbers, Solver, Velocity, integrate
 from generator.editing import Job
 from generator.guidance import guide
 from generator.masked import MaskedGenerator
@@ -24,21 +27,31 @@ from vq.tokenizer import Tokenizer
 
 
 class VideoGenerator:
-    """A tokenizer and a generator that fit each other.
+    """A tokenizer and a generator of tokens or of latents that fit each other.
 
     Args:
         clip: the size that the model was trained at, and its default: frames, height, width, fps.
         device: where to compute; everything is float32, so that a sample depends on its seed alone.
     """
 
-    def __init__(self, tokenizer: Tokenizer, generator: MaskedGenerator, clip: dict, device: str = "cpu") -> None:
-        if tokenizer.codebook_size != generator.codebook_size:
+    def __init__(
+        self, tokenizer: Tokenizer, generator: MaskedGenerator | DiffusionGenerator, clip: dict, device: str = "cpu"
+    ) -> None:
+        if isinstance(generator, DiffusionGenerator):
+            if tokenizer.quantizer.dim != generator.channels:
+                raise ValueError(
+                    f"the generator speaks {generator.channels} channels of latents and the tokenizer has "
+                    f"{tokenizer.quantizer.dim}: use the tokenizer that the generator was trained with"
+                )
+        elif tokenizer.codebook_size != generator.codebook_size:
             raise ValueError(
                 f"the generator speaks a codebook of {generator.codebook_size} tokens and the tokenizer has "
                 f"{tokenizer.codebook_size}: use the tokenizer that the generator was trained with"
             )
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
         self.clip, self.device = clip, torch.device(device)
+        # tokens to latents and back
+        self.code = tokenizer.quantizer if tokenizer.codebook_size else Numbers(tokenizer.quantizer.dim, self.device)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "cpu") -> "VideoGenerator":
@@ -61,7 +74,7 @@ class VideoGenerator:
         inputs: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         strength: float = 0.5,
-        forget: str = "unlikely",
+        forget: str | None = None,
         window: int | None = None,
         **sampling,
     ) -> Tensor:
@@ -74,7 +87,8 @@ class VideoGenerator:
             task: one of ``editing.TASKS``; docs/tasks.md shows them all.
             inputs: the clips (3, t, h, w) in [-1, 1] that the task takes.
             mask: of inpaint: bool (t, h, w) or (1, h, w) in pixels, True where to make anew.
-            strength, forget: of edit: the share that is forgotten, and which: "unlikely" or "random".
+            strength, forget: of edit: the share that is forgotten, and which: "unlikely" or "random";
+                None: the unlikely ones, with a generator of latents, which knows no likelihoods, random ones.
             window: frames that are made at once, of a longer video; None: what the task is best done with.
             sampling: see ``fill``.
         """
@@ -91,14 +105,18 @@ class VideoGenerator:
         inputs: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         strength: float = 0.5,
-        forget: str = "unlikely",
+        forget: str | None = None,
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
         window: int | None = None,
     ) -> Job:
         """What ``make`` needs to know, checked: see ``__call__``. Raises ``ValueError`` in words."""
+        latents = isinstance(self.generator, DiffusionGenerator)
+        forget = forget or editing.FORGET[latents]
         kind = editing.check(task, len(inputs), len(prompts), mask is not None, strength, forget)
+        if latents and task == "edit" and forget == "unlikely":
+            raise ValueError("a generator of latents does not say how likely a token is: forget random ones")
         ft, fs = self.tokenizer.time_compression, self.tokenizer.space_compression
         if frames is None:
             frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
@@ -163,6 +181,7 @@ class VideoGenerator:
         order: Order | None = None,
         temperature: float = 0.7,
         revisions: int = 12,
+        solver: Solver | None = None,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
         window: int | None = None,
@@ -177,6 +196,7 @@ class VideoGenerator:
             order: which cells come first; None: Halton.
             temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other.
             revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
+            solver: of a generator of latents, for which order, temperature and revisions mean nothing; None: Euler.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
             window: latent frames at a time: a longer canvas is filled in windows that overlap by half, each told the
@@ -196,8 +216,12 @@ class VideoGenerator:
                 if piece.known.all():
                     continue
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
-                predict = self.predictor(texts[rows], guidance, piece.middle, fps)
-                tokens = sample(predict, piece, draws, order or Halton(), steps, None, temperature, revisions)
+                if isinstance(self.generator, DiffusionGenerator):
+                    latents = self.flow(piece, texts[rows], draws, steps, guidance, solver or Euler(), fps)
+                    tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
+                else:
+                    predict = self.predictor(texts[rows], guidance, piece.middle, fps)
+                    tokens = sample(predict, piece, draws, order or Halton(), steps, None, temperature, revisions)
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
             if progress:
@@ -223,6 +247,39 @@ class VideoGenerator:
         return torch.tensor([given or self.clip.get("fps") or 8.0], device=self.device)
 
     @torch.no_grad()
+    def flow(
+        self,
+        canvas: Canvas,
+        texts: list[str],
+        seeds: list[int],
+        steps: int,
+        guidance: float,
+        solver: Solver,
+        fps: float | None = None,
+    ) -> Tensor:
+        """Latents (b, d, t, h, w) for a canvas, by a generator of latents; not yet the nearest codes."""
+        clean = self.code.lookup(canvas.tokens.masked_fill(~canvas.known, 0))
+        velocity = self.velocity(canvas, texts, guidance, fps)
+        x = integrate(
+            velocity, self.generator.normalise(clean), canvas.known, seeds, solver, steps, self.generator.shift
+        )
+        return self.generator.denormalise(x)
+
+    def velocity(self, canvas: Canvas, texts: list[str], guidance: float, fps: float | None = None) -> Velocity:
+        """The function that a solver is given; the text is read once."""
+        rate = self._fps(fps)
+
+        def told(memory: TextMemory, x: Tensor, time: float) -> Tensor:
+            times = torch.full((len(x),), time, device=x.device)
+            return self.generator(x, canvas.known, times, memory, canvas.middle, rate)
+
+        memory = self.generator.read(texts)
+        if guidance == 1:
+            return partial(told, memory)
+        null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
+        return lambda x, time: guide(told(memory, x, time), told(null, x, time), guidance)
+
+    @torch.no_grad()
     def likelihood(self, tokens: Tensor, text: str, parts: int = 4, fps: float | None = None) -> Tensor:
         """Log-probability (1, t, h, w) of each token of a clip (1, t, h, w), told the text and most other tokens.
 
@@ -244,6 +301,8 @@ class VideoGenerator:
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """Video (b, 3, t, h, w) in [-1, 1] -> tokens (b, t', h', w'), on the CPU."""
+        if not self.tokenizer.codebook_size:
+            return self.code.nearest(self.tokenizer.latents(video.to(self.device))).cpu()
         return self.tokenizer.encode(video.to(self.device)).cpu()
 
     def encode_middle(self, video: Tensor) -> Tensor:
@@ -275,9 +334,9 @@ class VideoGenerator:
         if ring:
             before = -(-reach(self.tokenizer) // len(tokens)) * len(tokens)  # whole rounds: the ring ends at its seam
             for piece in tokens.repeat(before // len(tokens), 1, 1).split(size):
-                stream.decode(piece[None].to(self.device))
+                stream.decode_latents(self.code.lookup(piece[None].to(self.device)))
         for piece in tokens.split(size):
-            yield stream.decode(piece[None].to(self.device))[0].float().cpu()
+            yield stream.decode_latents(self.code.lookup(piece[None].to(self.device)))[0].float().cpu()
 
 
 def reach(tokenizer: Tokenizer) -> int:

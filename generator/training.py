@@ -1,13 +1,14 @@
-"""Training the generator: tokens of a frozen tokenizer are hidden and guessed."""
+"""Training the generators: tokens of a frozen tokenizer are hidden and guessed, or latents emerge from noise."""
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from data.module import Batch
+from data.module import Batch, collate
 from data.tokens import TokenCache
-from generator.backbone import VideoTransformer
-from generator.conditioning import checked
+from generator.backbone import TextMemory, VideoTransformer
+from generator.conditioning import checked, draw_known
+from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
 from generator.masked import MaskedGenerator, masked_loss
 from generator.puzzles import draw_puzzle, random_masks
 from generator.schedules import Cosine, Schedule
@@ -17,7 +18,53 @@ from vq import pretrained
 from vq.training import check_start, optimizer
 
 
-class GeneratorTraining(L.LightningModule):
+class FrozenTokenizer(L.LightningModule):
+    """Base of both: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all."""
+
+    def train(self, mode: bool = True) -> "FrozenTokenizer":
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        check_start(self)
+        for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
+            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
+                raise ValueError(
+                    f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
+                    "this run, python -m vq.encode --tokenizer ..."
+                )
+            if isinstance(dataset, TokenCache) and dataset.info.text not in (None, self.generator.text.config):
+                raise ValueError(
+                    f"the captions in {dataset.folder} are encoded by another text encoder: encode the data again with "
+                    "--text as in this run"
+                )
+
+    def _text(self, batch: Batch, drop: Tensor | None = None) -> TextMemory:
+        """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them."""
+        if batch.words is None:
+            return self.generator.read(batch.text, drop)
+        places = torch.arange(batch.words.shape[1], device=batch.words.device)
+        return self.generator.read(Text(batch.words, places < batch.word_counts[:, None]), drop)
+
+    def _rng(self, batch_idx: int) -> torch.Generator:
+        """A generator for this step and process alone."""
+        step = self.global_step * 64 + batch_idx % 64  # batches that accumulate share a global step
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
+        checkpoint["clip"] = self.trainer.datamodule.clip
+        checkpoint["tokenizer_fingerprint"] = pretrained.fingerprint(self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["tokenizer_fingerprint"] != pretrained.fingerprint(self.tokenizer):
+            raise ValueError(
+                "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
+            )
+
+
+class GeneratorTraining(FrozenTokenizer):
     """Fits a masked generator to the tokens of a data set.
 
     Args:
@@ -79,25 +126,6 @@ class GeneratorTraining(L.LightningModule):
             "weight": weight,
         }
 
-    def train(self, mode: bool = True) -> "GeneratorTraining":
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
-    def on_fit_start(self) -> None:
-        check_start(self)
-        for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
-            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
-                raise ValueError(
-                    f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
-                    "this run, python -m vq.encode --tokenizer ..."
-                )
-            if isinstance(dataset, TokenCache) and dataset.info.text not in (None, self.generator.text.config):
-                raise ValueError(
-                    f"the captions in {dataset.folder} are encoded by another text encoder: encode the data again with "
-                    "--text as in this run"
-                )
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
         tokens, middle = self._tokens(batch), False
@@ -112,7 +140,7 @@ class GeneratorTraining(L.LightningModule):
             self.generator,
             tokens,
             puzzle.asked,
-            self.generator.read(_text(batch), drop),
+            self._text(batch, drop),
             self.label_smoothing,
             puzzle.shown,
             puzzle.weights,
@@ -129,37 +157,121 @@ class GeneratorTraining(L.LightningModule):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        loss, logs = masked_loss(self.generator, tokens, mask, self.generator.read(_text(batch)), fps=batch.fps)
+        loss, logs = masked_loss(self.generator, tokens, mask, self._text(batch), fps=batch.fps)
         self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
         self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
 
     def _tokens(self, batch: Batch) -> Tensor:
         return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
 
-    def _rng(self, batch_idx: int) -> torch.Generator:
-        """A generator for this step and process alone."""
-        step = self.global_step * 64 + batch_idx % 64  # batches that accumulate share a global step
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
-
     def configure_optimizers(self) -> dict:
         edges = ("embeddings", "previous", "join", "logits", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
-        checkpoint["clip"] = self.trainer.datamodule.clip
-        checkpoint["tokenizer_fingerprint"] = pretrained.fingerprint(self.tokenizer)
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if checkpoint["tokenizer_fingerprint"] != pretrained.fingerprint(self.tokenizer):
-            raise ValueError(
-                "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
-            )
+class DiffusionTraining(FrozenTokenizer):
+    """Fits the continuous twin to the latents of a data set, or to the vectors that its tokens stand for.
 
+    Args:
+        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer, discrete or ``Continuous``. It
+            stays frozen and becomes part of the checkpoint.
+        backbone: the transformer.
+        text: encoder of the captions.
+        learning_rate, warmup_steps, weight_decay: of Muon; see ``vq.training.optimizer``.
+        shift: of the times; see ``DiffusionGenerator``.
+        mixture: what is known of a clip, and so is clean; see ``GeneratorTraining``.
+        known_share: without a mixture, the share of the samples of which random positions are known.
+        schedule: how the share of unknown positions is drawn in those; None: cosine.
+        text_dropout: share of the captions replaced by the null text, for guidance.
+        image_share, middle_share: see ``GeneratorTraining``.
+        measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
+        seed: of times, noise, masks and dropped captions. Images and dropped captions are those of a masked generator
+            that is trained with the same seed.
+    """
 
-def _text(batch: Batch) -> list[str] | Text:
-    """The captions, or out of a cache what a text encoder has made of them."""
-    if batch.words is None:
-        return batch.text
-    places = torch.arange(batch.words.shape[1], device=batch.words.device)
-    return Text(batch.words, places < batch.word_counts[:, None])
+    TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
+
+    def __init__(
+        self,
+        tokenizer: str,
+        backbone: VideoTransformer,
+        text: TextEncoder,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.02,
+        shift: float = 1.0,
+        mixture: dict[str, float] | None = None,
+        known_share: float = 0.25,
+        schedule: Schedule | None = None,
+        text_dropout: float = 0.1,
+        image_share: float = 0.05,
+        middle_share: float = 0.0,
+        measured_clips: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
+        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift)
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.mixture = checked(mixture) if mixture else None
+        self.known_share, self.schedule = known_share, schedule or Cosine()
+        self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
+        self.measured_clips, self.seed = measured_clips, seed
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if (self.generator.std != 1).any():  # of the checkpoint that this run goes on from
+            return
+        data = self.trainer.datamodule.train
+        examples = (data[i] for i in range(min(self.measured_clips, len(data))))
+        self.generator.measure([self._latents(collate([example]).to(self.device)) for example in examples])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rng = self._rng(batch_idx)
+        latents, middle = self._latents(batch), False
+        piece = torch.rand((), generator=rng)
+        if piece < self.image_share:
+            latents = latents[:, :, :1]
+        elif piece < self.image_share + self.middle_share and latents.shape[2] > 1:
+            latents, middle = latents[:, :, 1:], True
+        b, grid = len(latents), tuple(latents.shape[2:])
+        drop = torch.rand(b, generator=rng) < self.text_dropout
+        # times spread evenly over the batch (shifted by one draw) have less variance than independent ones
+        u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
+        if self.mixture:
+            known = draw_known(self.mixture, b, grid, rng)
+        else:
+            ratios = self.schedule(torch.rand(b, generator=rng))
+            ratios = torch.where(torch.rand(b, generator=rng) < self.known_share, ratios, 1.0)
+            known = ~random_masks((b, *grid), ratios, rng)
+        noise = torch.randn(latents.shape, generator=rng)
+        time = logit_normal(u, self.generator.shift)
+        drawn = (x.to(self.device) for x in (known, time, noise))
+        loss, logs = flow_loss(self.generator, latents, *drawn, self._text(batch, drop), middle, batch.fps)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{k}": v for k, v in logs.items()})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same times and noise at every validation, so that the curve moves only when the model does."""
+        rng = torch.Generator().manual_seed(batch_idx)
+        latents = self._latents(batch)
+        b = len(latents)
+        known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
+        time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
+        drawn = (x.to(self.device) for x in (known, time, noise))
+        loss, logs = flow_loss(self.generator, latents, *drawn, self._text(batch), fps=batch.fps)
+        self.log("val/loss", loss, batch_size=b, prog_bar=True)
+        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=b)
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        if batch.latents is not None:
+            return batch.latents
+        if batch.tokens is None:
+            return self.tokenizer.latents(batch.video)
+        return self.tokenizer.quantizer.lookup(batch.tokens)
+
+    def configure_optimizers(self) -> dict:
+        edges = ("input", "output", "offset", "text.letters", "text.positions")
+        return optimizer(self, self.generator, adamw=edges)

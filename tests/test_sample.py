@@ -11,7 +11,10 @@ from conftest import CLIP
 import sample
 from data.video import read_clip
 from data.writing import write_clip
+from generator.backbone import VideoTransformer
+from generator.diffusion import DiffusionGenerator
 from generator.pipeline import VideoGenerator
+from generator.text import ByteText
 
 
 @pytest.fixture
@@ -203,3 +206,44 @@ def test_out_of_a_wrong_kind_and_an_empty_prompt(model, tmp_path):
         run(model, tmp_path / "a.avi", "--prompt", "a")
     with pytest.raises(ValueError, match="text2video needs a --prompt"):
         run(model, tmp_path / "a.mp4")
+
+
+@pytest.fixture
+def twin(tokenizer, tmp_path):
+    parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
+    VideoGenerator(tokenizer, DiffusionGenerator(*parts, channels=3), CLIP).save_pretrained(tmp_path / "twin")
+    return str(tmp_path / "twin")
+
+
+def test_the_continuous_twin_takes_every_task_and_its_own_solvers(twin, clip, tmp_path):
+    video, still = str(clip / "clip.mp4"), str(clip / "still.png")
+    for i, args in enumerate(
+        (
+            ["--sampler", "heun"],
+            ["--sampler", "sde", "--guidance", "1"],
+            ["--task", "text2image"],
+            ["--task", "image2video", "--input", still],
+            ["--task", "extend", "--input", video, "--frames", "17"],
+            ["--task", "extend-back", "--input", video, "--frames", "17"],
+            ["--task", "loop", "--frames", "12"],
+            ["--task", "inpaint", "--input", video, "--mask", "0,0,8,8"],
+            ["--task", "edit", "--input", video],
+        )
+    ):
+        (path,) = run(twin, tmp_path / f"{i}.gif", "--prompt", "a", *args)
+        assert read_clip(path)[0].shape[2:] == (16, 24)
+    settings = json.loads((tmp_path / f"{i}.json").read_text())["settings"]
+    assert settings["sampler"] == "euler"
+
+
+def test_flags_of_the_other_generator_are_refused(twin, model, clip, tmp_path):
+    for source, args, words in (
+        (twin, ["--sampler", "halton"], "generates latents: --sampler halton is none of euler, heun, sde"),
+        (twin, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
+        (twin, ["--revisions", "3"], "generates latents: --revisions is for generators of tokens"),
+        (twin, ["--temperature", "1"], "generates latents: --temperature is for generators of tokens"),
+        (model, ["--sampler", "heun"], "generates tokens: --sampler heun is none of halton, confidence, random"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(source, tmp_path / "b.mp4", "--prompt", "a", *args)
+    assert not list(tmp_path.glob("b.*"))

@@ -12,6 +12,7 @@ import yaml
 
 import train
 from data.shapes import Shapes
+from data.tokens import TokenCache
 from data.writing import write_clip
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
@@ -96,16 +97,9 @@ def on_tokens(tokenizer, tmp_path_factory) -> list[str]:
 def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens, videos, lpips_weights, tmp_path):
     flags = data_flags(recipe, videos)
     if recipe.match("vq/large.yaml"):
-        flags += [
-            *TINY_VQ,
-            "--model.perceptual.net",
-            "alex",
-            "--model.perceptual.weights",
-            lpips_weights,
-            "--model.compile",
-            "false",
-        ]
-    if recipe.match("generator/demo.yaml"):
+        flags += [*TINY_VQ, "--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
+        flags += ["--model.compile", "false"]
+    if recipe.match("generator/*demo.yaml"):
         flags += on_tokens
     elif "generator" in str(recipe):
         flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
@@ -138,15 +132,16 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("stage", ["vq", "generator", "generator with everything", "adversary"])
+@pytest.mark.parametrize("stage", ["vq", "generator", "generator with everything", "diffusion", "adversary"])
 def test_a_killed_run_goes_on_bit_for_bit(stage, on_tokens, tmp_path):
-    flags = on_tokens if stage.startswith("generator") else TINY_VQ
+    flags = on_tokens if stage.startswith(("generator", "diffusion")) else TINY_VQ
     if stage.endswith("everything"):
         flags = [*MIXTURE, *flags, *OPTIONS]
     if stage == "adversary":
         flags = [*flags, *GAME, "--model.adversary.start", "2"]
     flags = [*flags, "--checkpoint.every_n_train_steps", "3", "--data.num_workers", "1"]
-    config = ROOT / f"configs/{'generator' if stage.startswith('generator') else 'vq'}/demo.yaml"
+    recipes = {"generator": "generator/demo", "diffusion": "generator/diffusion-demo"}
+    config = ROOT / f"configs/{recipes.get(stage.split()[0], 'vq/demo')}.yaml"
     whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
     # killed at step 3: the folder is as it then was, and the schedule is that of the whole run
     fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
@@ -319,12 +314,41 @@ def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwar
     assert sum("3.mp4" in line and "were skipped" not in line for line in said) <= 2  # training and validation set
 
 
-def test_a_checkpoint_reloads_to_the_same_model(on_tokens, tmp_path):
-    fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *two())
+@pytest.mark.parametrize("recipe", ["demo", "diffusion-demo"])
+def test_a_checkpoint_reloads_to_the_same_model(recipe, on_tokens, tmp_path):
+    fit(ROOT / f"configs/generator/{recipe}.yaml", tmp_path, *on_tokens, *two())
     exported = VideoGenerator.from_pretrained(tmp_path / "model")
     checkpoint = VideoGenerator.from_pretrained(tmp_path / "checkpoints" / "last.ckpt")
     assert exported.clip == checkpoint.clip == {"frames": 9, "height": 32, "width": 32, "fps": 8}
     assert torch.equal(exported("a red circle", seed=3), checkpoint("a red circle", seed=3))
+
+
+def test_the_twin_measures_the_channels_of_its_data(tokenizer, on_tokens, tmp_path):
+    """On a cache and on videos: the first clips, whatever the seed."""
+    config = ROOT / "configs/generator/diffusion-demo.yaml"
+    cached = fit(config, tmp_path / "a", *on_tokens, *two(1), "--seed_everything", "3").model
+    videos = ["--data", str(ROOT / "configs/data/demo.yaml"), "--model.measured_clips", "12"]
+    tiny = ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
+    rendered = fit(config, tmp_path / "b", *videos, *tiny, *two(1)).model
+    cache = TokenCache(on_tokens[3])
+    cells = cached.tokenizer.quantizer.lookup(torch.stack([cache[i].tokens for i in range(len(cache))])).movedim(1, -1)
+    for generator in (cached.generator, rendered.generator):
+        torch.testing.assert_close(generator.mean, cells.flatten(0, 3).mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(generator.std, cells.flatten(0, 3).std(0, correction=0).clamp(min=1e-4))
+    loss = cached.trainer.callback_metrics["val/loss"]
+    assert 1.5 < loss < 2.5  # of no velocity at all
+
+
+def test_the_twin_of_a_continuous_tokenizer(tmp_path):
+    quantizer = ["--model.tokenizer.quantizer", "vq.quantizers.Continuous", "--model.tokenizer.quantizer.dim", "4"]
+    no_usage = tmp_path / "overlay.yaml"
+    no_usage.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "vq.callbacks.Export"}]}}))
+    fit(ROOT / "configs/vq/demo.yaml", tmp_path / "vq", "-c", str(no_usage), *TINY_VQ, *quantizer, *two())
+    videos = ["--data", str(ROOT / "configs/data/demo.yaml"), "--model.measured_clips", "4"]
+    tiny = ["--model.tokenizer", str(tmp_path / "vq/model"), *TINY_GENERATOR]
+    fit(ROOT / "configs/generator/diffusion-demo.yaml", tmp_path, *videos, *tiny, *two())
+    model = VideoGenerator.from_pretrained(tmp_path / "model")
+    assert model("a red circle", num=2, steps=2).shape == (2, 3, 9, 32, 32)
 
 
 def test_another_tokenizer_is_refused(on_tokens, tmp_path):

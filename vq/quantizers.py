@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 
 from vq.config import Configurable
 
+EXACT = "donot_use_mm_for_euclid_dist"  # the quicker formula subtracts large squares: neighbouring codes would tie
 LARGEST_DIGIT = 4096  # a softmax of this size is still cheap beside a small trunk; a 64k-way one is not
 
 
@@ -83,6 +84,32 @@ class Quantizer(Configurable, nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             codes = self._codes(to_digits(tokens.flatten(1).long(), self._sizes))
         return rearrange(codes, "b (t h w) d -> b d t h w", t=t, h=h, w=w)
+
+    @torch.no_grad()
+    def nearest(self, latents: Tensor) -> Tensor:
+        """The tokens (b, t, h, w) whose codes lie nearest to vectors (b, d, t, h, w) of the codes' own space.
+
+        The inverse of ``lookup``, not of ``forward``, which standardizes first. A code is a sum of one vector for each
+        of its parts (levels of a channel, groups of bits, codebooks in a row), and the parts are chosen one after the
+        other: exact where they have channels of their own, and as greedy as the encoder itself for residual ones.
+        """
+        t, h, w = latents.shape[2:]
+        left = rearrange(latents.float(), "b d t h w -> b (t h w) d")
+        zero = torch.zeros(1, 1, len(self._sizes), dtype=torch.long, device=latents.device)
+        parts, columns = [], []
+        with torch.autocast(latents.device.type, enabled=False):
+            base = self._codes(zero)
+            for i, size in enumerate(self._sizes):
+                indices = zero.repeat(1, size, 1)
+                indices[..., i] = torch.arange(size, device=latents.device)
+                parts.append((self._codes(indices) - base)[0])  # size d
+        left = left - base - sum(part.mean(0) for part in parts)  # what is not yet chosen is at its mean
+        for part in parts:
+            part = part - part.mean(0)
+            columns.append(torch.cdist(left, part.expand(len(left), -1, -1), compute_mode=EXACT).argmin(-1))
+            left = left - part[columns[-1]]
+        tokens = from_digits(torch.stack(columns, dim=-1), self._sizes)
+        return rearrange(tokens, "b (t h w) -> b t h w", t=t, h=h, w=w)
 
     def _standardized(self, latents: Tensor) -> Tensor:
         """(b, d, t, h, w) of any scale and precision -> float32 (b, n, d) of unit variance."""

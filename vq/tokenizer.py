@@ -89,6 +89,11 @@ class Tokenizer(Configurable, nn.Module):
         return self.quantize(video).tokens
 
     @torch.no_grad()
+    def latents(self, video: Tensor) -> Tensor:
+        """Video (b, 3, t, h, w) in [-1, 1] -> what the decoder sees, float32 (b, d, t', h', w')."""
+        return self.quantize(video).latents
+
+    @torch.no_grad()
     def quantize(self, video: Tensor) -> Quantized:
         """What ``encode`` finds, with the latents (b, d, t', h', w') that the decoder is given; see ``encode``."""
         check_pixels(video)
@@ -159,7 +164,12 @@ class TokenizerStream:
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """The next tokens (b, t', h', w') -> their frames (b, 3, t, h, w) in [-1, 1]."""
-        return self.decoder(self.tokenizer.quantizer.lookup(tokens)).clamp(-1, 1)
+        return self.decode_latents(self.tokenizer.quantizer.lookup(tokens))
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """The next latents (b, d, t', h', w') -> their frames (b, 3, t, h, w) in [-1, 1]."""
+        return self.decoder(latents).clamp(-1, 1)
 
 
 def check_pixels(video: Tensor) -> None:

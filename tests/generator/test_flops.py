@@ -10,13 +10,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from generator.backbone import VideoTransformer
-from generator.flops import forward_flops, parameters, read_flops
-from generator.masked import MaskedGenerator
+from generator.diffusion import DiffusionGenerator, flow_loss
+from generator.flops import forward_flops, parameters, read_flops, step_flops
+from generator.masked import MaskedGenerator, masked_loss
 from generator.text import ByteText
 
 ROOT = Path(__file__).parents[2]
 SIZES = sorted((ROOT / "configs/generator/sizes").glob("*.yaml"))
 DIGITS = ((8, 8, 8), (5, 5, 5))
+GRID = (3, 4, 4)
 
 
 def build(path: Path) -> MaskedGenerator:
@@ -70,3 +72,41 @@ def test_the_table_in_the_docs():
         flops = [forward_flops(model, (5, side, side), 16) / (5 * side**2) / 1e6 for side in (8, 16, 32)]
         expected = [shape["dim"], shape["depth"], shape["heads"], shape["text_dim"], count(model.backbone) / 1e6]
         assert said == pytest.approx([*expected, count(model) / 1e6, *flops], rel=0.01), size.stem
+
+
+def parts():
+    return VideoTransformer(dim=64, depth=2, heads=2, text_dim=32), ByteText(dim=32, depth=2, heads=2)
+
+
+def loss_of(model, b=3):
+    texts = ["a red circle moves right", "a", "b"]
+    tokens = torch.randint(125, (b, *GRID))
+    mask = torch.rand(b, *GRID) < 0.6
+    with sdpa_kernel(SDPBackend.MATH):
+        text = model.read(texts)
+        if isinstance(model, MaskedGenerator):
+            return masked_loss(model, tokens, mask, text)[0], int(mask.sum())
+        latents = torch.randn(b, 3, *GRID)
+        return flow_loss(model, latents, ~mask, torch.rand(b), torch.randn_like(latents), text)[0], 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MaskedGenerator(*parts(), codebook_size=125),
+        lambda: MaskedGenerator(*parts(), codebook_size=125, digits=[[5], [5, 5]], patch_size=2),
+        lambda: DiffusionGenerator(*parts(), channels=3),
+    ],
+    ids=["masked", "digits and patches", "twin"],
+)
+def test_the_closed_form_is_what_torch_counts(make):
+    model = make().train()
+    with FlopCounterMode(display=False) as counter:
+        _, asked = loss_of(model)
+    forward = counter.get_total_flops()
+    words = model.text(["a red circle moves right", "a", "b"]).tokens.shape[1]
+    assert forward == step_flops(model, 3, GRID, words, asked) / 3
+    with FlopCounterMode(display=False) as counter:
+        loss, asked = loss_of(model)
+        loss.backward()
+    assert counter.get_total_flops() == pytest.approx(step_flops(model, 3, GRID, words, asked), rel=0.03)

@@ -131,6 +131,25 @@ def test_digits_name_every_token_once(quantizer):
     assert torch.equal(total, tokens) and torch.equal(from_digits(columns, sizes), tokens)
 
 
+def test_the_nearest_code_of_a_code_is_itself(quantizer):
+    tokens = quantizer(grid(quantizer)).tokens
+    codes = quantizer.lookup(tokens)
+    again = quantizer.nearest(codes + 1e-3 * torch.randn_like(codes))
+    if isinstance(quantizer, ResidualVQ):  # greedy: another code comes out at times, and lies hardly farther
+        assert (quantizer.lookup(again) - codes).square().mean() < 0.05 * codes.square().mean()
+    else:
+        assert torch.equal(again, tokens)
+
+
+def test_the_nearest_code_is_the_nearest_of_all(quantizer):
+    if quantizer.codebook_size > 2000 or isinstance(quantizer, ResidualVQ):
+        pytest.skip("too many to try, or greedy")
+    vectors = torch.randn(1, quantizer.dim, 1, 1, 50)
+    table = quantizer.lookup(torch.arange(quantizer.codebook_size)[:, None, None, None]).flatten(1)
+    distances = (vectors.flatten(2)[0].T[:, None] - table).square().sum(-1)
+    assert torch.equal(quantizer.nearest(vectors).flatten(), distances.argmin(1))
+
+
 def test_tokens_outside_the_codebook_are_refused(quantizer):
     for stranger in (-1, quantizer.codebook_size):
         tokens = torch.zeros(1, 1, 2, 2, dtype=torch.long)
