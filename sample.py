@@ -17,8 +17,9 @@ from tqdm import tqdm
 from data.video import read_clip
 from data.writing import write_clip
 from generator import tasks
+from generator.guidance import Guidance
+from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
-from generator.samplers import ORDERS
 from generator.tasks import Canvas
 
 TASKS = {
@@ -51,14 +52,27 @@ def parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
+    p.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=[0.0, 1.0],
+        metavar=("START", "STOP"),
+        help="guide between these shares of the steps only; revisions come at 1",
+    )
     p.add_argument("--sampler", default="halton", help=", ".join(ORDERS))
-    p.add_argument("--temperature", type=float, default=0.7)
+    p.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one, or of the first and last step")
+    p.add_argument("--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
+    p.add_argument("--top-p", type=float, default=1.0, help="... or from those that together are so likely")
+    p.add_argument("--remask", type=float, default=0.0, help="share of what is done that each step forgets")
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", default=[], help="a clip or a still to begin with")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels, or a picture, white there")
     p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--refresh", type=int, default=1, help="every so many calls are exact, the others faster")
+    p.add_argument("--compile", action="store_true", help="slower for a minute, then faster: for many samples")
     return p
 
 
@@ -66,10 +80,13 @@ def main(args: list[str] | None = None) -> list[Path]:
     """Runs the command line; returns the files written. Raises ``ValueError`` in words for what cannot be done."""
     options = parser().parse_args(args)
     check(options)
+    guidance = Guidance(options.guidance, *options.guidance_interval)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VideoGenerator.from_pretrained(options.model, device)
+    if options.compile:
+        model.compile()
     fps = options.fps or model.clip["fps"] or 8.0
     prompts = options.prompt or [""]
     canvas, shape = prepare(options, model, fps)
@@ -81,10 +98,14 @@ def main(args: list[str] | None = None) -> list[Path]:
             texts,
             seeds,
             steps=options.steps,
-            guidance=options.guidance,
+            guidance=guidance,
             order=ORDERS[options.sampler](),
-            temperature=options.temperature,
+            temperature=(options.temperature[0], options.temperature[-1]),
+            top_k=options.top_k,
+            top_p=options.top_p,
+            remask=options.remask,
             revisions=options.revisions,
+            refresh=options.refresh,
             batch_size=options.batch_size,
             progress=bar.update,
         )
@@ -121,12 +142,17 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.task} takes no --input: use image2video, extend, inpaint or edit")
     if options.task == "inpaint" and not options.mask:
         raise ValueError("inpaint needs a --mask: left,top,right,bottom in pixels or a picture, white where to fill in")
-    least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "strength": 0, "revisions": 0}
+    least = {"num": 1, "steps": 1, "batch_size": 1, "guidance": 0, "revisions": 0, "top_k": 1, "refresh": 1}
     for name, low in least.items():
-        if getattr(options, name) < low:
+        if getattr(options, name) is not None and getattr(options, name) < low:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")
-    if options.strength > 1:
-        raise ValueError(f"--strength is {options.strength}, expected a share between 0 and 1")
+    for name in ("strength", "top_p", "remask"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected a share from 0 to 1")
+    if len(options.temperature) > 2 or min(options.temperature) < 0:
+        raise ValueError(f"--temperature is {options.temperature}, expected one or two numbers of at least 0")
+    if options.compile and options.refresh > 1:
+        raise ValueError("--compile and --refresh do not go together: leave one of them out")
     if options.out.suffix and options.out.suffix not in FILES:
         raise ValueError(f"--out ends in {options.out.suffix}, expected {', '.join(FILES)} or a folder")
     samples = max(1, len(options.prompt)) * options.num

@@ -75,7 +75,7 @@ class MaskedGenerator(Configurable, nn.Module):
         return self.backbone.read(tokens, mask)
 
     def forward(
-        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False
+        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False, cache=None
     ) -> list[Callable[[Tensor], Tensor]]:
         """Logits at the asked positions, digit by digit.
 
@@ -83,11 +83,12 @@ class MaskedGenerator(Configurable, nn.Module):
             tokens: int64 (b, t, h, w), ``mask_id`` where unknown.
             where: bool (b, t, h, w), the m positions to predict.
             middle: the grid is a piece from the middle of a video; see ``Canvas``.
+            cache: for steps that compute some positions only; see ``generator.caching``.
 
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text, middle)
+        cells = self.cells(tokens, where, text, middle, cache)
         return [partial(self.logits, cells, i) for i in range(len(self.digits))]
 
     def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class MaskedGenerator(Configurable, nn.Module):
             cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
         return self.heads[i](cells)
 
-    def cells(self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False) -> Tensor:
+    def cells(self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False, cache=None) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         masked = tokens == self.mask_id
         digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
@@ -108,7 +109,7 @@ class MaskedGenerator(Configurable, nn.Module):
             raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
         hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle))
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, cache))
         return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
 
 

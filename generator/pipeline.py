@@ -4,16 +4,20 @@ generator = VideoGenerator.from_pretrained("out/demo/model")
 videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, h, w) in [-1, 1]
 """
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from generator import tasks
-from generator.guidance import guide
+from generator.caching import Pass
+from generator.guidance import Guidance, apart, guided, together
 from generator.masked import MaskedGenerator
-from generator.samplers import Halton, Order, Predict, sample
+from generator.orders import Halton, Order
+from generator.samplers import Predict, sample
 from generator.tasks import Canvas
 from vq import pretrained
 from vq.tokenizer import Tokenizer
@@ -78,12 +82,14 @@ class VideoGenerator:
         texts: list[str],
         seeds: list[int],
         steps: int = 16,
-        guidance: float = 2.0,
+        guidance: float | Guidance = 2.0,
         order: Order | None = None,
-        temperature: float = 0.7,
+        temperature: float | tuple[float, float] = 0.7,
         revisions: int = 12,
+        refresh: int = 1,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
+        **drawing,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -91,34 +97,75 @@ class VideoGenerator:
             steps: calls of the network a sample (twice as many forward passes with guidance).
             guidance: scale of classifier-free guidance; 1 is none.
             order: which cells come first; None: Halton.
-            temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other.
+            temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other. Two
+                numbers: of the first step and of the last.
             revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
+            refresh: of so many calls one computes all positions, and the others only those that matter most; 1: every
+                call, which is exact. See ``generator.caching``.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
+            drawing: ``schedule``, ``top_k``, ``top_p``, ``remask`` and ``lean`` of ``generator.samplers.sample``.
         """
-        filled = []
+        order, filled = order or Halton(), []
+        if refresh > 1 and not order.blind:
+            raise ValueError(
+                f"refresh is {refresh}, and {type(order).__name__} has to see all cells before it knows which come "
+                "first: use the order halton or random, or refresh 1"
+            )
+        drawing = {"lean": refresh > 1} | drawing
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             part = canvas[rows].to(self.device)
-            predict = self.predictor(texts[rows], guidance, part.middle)
-            filled.append(sample(predict, part, seeds[rows], order or Halton(), steps, None, temperature, revisions))
+            predict = self.predictor(texts[rows], guidance, part.middle, refresh)
+            filled.append(
+                sample(
+                    predict,
+                    part,
+                    seeds[rows],
+                    order,
+                    steps=steps,
+                    temperature=temperature,
+                    revisions=revisions,
+                    **drawing,
+                )
+            )
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
 
-    def predictor(self, texts: list[str], guidance: float, middle: bool = False) -> Predict:
-        """The function that a sampler is given; the text is read once."""
-        memory = self.generator.read(texts)
-        if guidance == 1:
-            return lambda tokens, where: self.generator(tokens, where, memory, middle)
-        null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
+    def predictor(
+        self,
+        texts: list[str],
+        guidance: float | Guidance,
+        middle: bool = False,
+        refresh: int = 1,
+        as_one_batch: bool | None = None,
+    ) -> Predict:
+        """The function that a sampler is given; the text is read once.
 
-        def predict(tokens: Tensor, where: Tensor) -> list[Callable[[Tensor], Tensor]]:
-            told, untold = (self.generator(tokens, where, m, middle) for m in (memory, null))
-            pairs = zip(told, untold, strict=True)
-            return [lambda before, c=c, u=u: guide(c(before), u(before), guidance) for c, u in pairs]
+        ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU.
+        """
+        if not isinstance(guidance, Guidance):
+            guidance = Guidance(guidance)
+        if as_one_batch is None:
+            as_one_batch = self.device.type != "cpu"
+        ask = partial(Pass, self.generator, middle=middle, refresh=refresh)
+        untold = torch.ones(len(texts), dtype=torch.bool)
+        if guidance.scale == 1:
+            return guided(guidance, ask(self.generator.read(texts)), None)
+        if as_one_batch:
+            both = self.generator.read(texts * 2, drop=torch.cat([~untold, untold]))
+            return guided(guidance, ask(both[: len(texts)]), together(ask(both)))
+        told = ask(self.generator.read(texts))
+        return guided(guidance, told, apart(told, ask(self.generator.read(texts, drop=untold))))
 
-        return predict
+    def compile(self) -> "VideoGenerator":
+        """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
+        samples of one size: each new size is compiled anew."""
+        if self.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise ValueError("compiling for a CPU needs a C++ compiler: install g++, or do without compiling")
+        self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
+        return self
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
