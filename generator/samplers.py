@@ -9,7 +9,6 @@ steps are done every third frame in turn (revisions). Then the schedule says how
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -93,15 +92,16 @@ def sample(
         masked = masked & busy[:, None, None, None]
         if not busy.any():
             continue
-        tell = partial(Cells, grid, progress)
         asked = masked
         if lean:
-            asked = _highest(order.scores(tell(_noise(busy, masked, rngs))), masked, count)
+            cells = Cells(grid, progress, _noise(busy, masked, rngs))
+            asked = _highest(order.scores(cells), masked, count)
         heat = last / 2 if revising else first + (last - first) * step / max(1, steps - 1)
         drawn, *judged = _draw(predict(tokens, asked, progress), asked, rngs, heat, top_k, top_p, judge=not order.blind)
         commit = asked
         if not lean and not revising:
-            cells = tell(_noise(busy, masked, rngs), *(_on_grid(number, asked).flatten(1) for number in judged))
+            told = (_on_grid(number, asked).flatten(1) for number in judged)
+            cells = Cells(grid, progress, _noise(busy, masked, rngs), *told)
             commit = _highest(order.scores(cells), masked, count) | order.sure(cells).view_as(masked) & masked
         tokens = torch.where(commit, _on_grid(drawn, asked), tokens)
         likely = torch.where(commit, _on_grid(judged[0], asked).exp(), likely)

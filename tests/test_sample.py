@@ -71,6 +71,28 @@ def test_knobs_of_the_sampler(model, tmp_path):
     video("--refresh", "2", "--sampler", "random")
 
 
+def test_compiling_needs_a_compiler(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("generator.pipeline.shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match="compiling for a CPU needs a C"):
+        run(model, tmp_path / "a.gif", "--prompt", "a", "--compile", "--device", "cpu")
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_compiled_the_video_is_the_same(model, tmp_path, monkeypatch):
+    """But for rounding. Inductor's minutes are spared: what is compiled is traced, and then run as it is."""
+    compiled, compile_ = [], torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module, mode: compiled.append((module, mode)) or compile_(module, backend="aot_eager"),
+    )
+    args = ("--prompt", "a", "--device", "cpu")
+    (plain,) = run(model, tmp_path / "plain.gif", *args)
+    (path,) = run(model, tmp_path / "compiled.gif", *args, "--compile")
+    assert [(type(module).__name__, mode) for module, mode in compiled] == [("VideoTransformer", "default")]
+    assert (read_clip(path)[0] - read_clip(plain)[0]).abs().mean() < 0.02
+
+
 def test_known_parts_come_back_as_their_reconstruction(model, clip, tmp_path):
     generator = VideoGenerator.from_pretrained(model)
     still, _ = read_clip(clip / "still.png")
