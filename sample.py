@@ -72,7 +72,7 @@ def parser() -> Parser:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--batch-size", type=int, default=16)
     p.add_argument("--refresh", type=int, default=1, help="every so many calls are exact, the others faster")
-    p.add_argument("--compile", action="store_true", help="slower for a minute, then faster: for many samples")
+    p.add_argument("--compile", action="store_true", help="takes minutes first, is faster then: for many samples")
     return p
 
 

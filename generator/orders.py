@@ -110,19 +110,21 @@ class Entropy(Order):
 
 @dataclass(frozen=True)
 class Threshold(Order):
-    """All cells at once whose token is likely enough, and otherwise the likeliest (Fast-dLLM, arXiv 2505.22618).
+    """All cells at once whose token is likely enough (Fast-dLLM, arXiv 2505.22618), beyond those of ``Confidence``.
 
     A sample that is ahead of its schedule is not computed until the schedule has caught up: there are at most ``steps``
     calls and, of a sure model, few.
 
     Args:
         threshold: probability of the whole token, all its digits together; 1: none is likely enough, 0: all are.
+        temperature: see ``Confidence``; 0 is greedy, as in the paper.
     """
 
     threshold: float = 0.9
+    temperature: float = 4.5
 
     def scores(self, cells: Cells) -> Tensor:
-        return cells.confidence
+        return cells.confidence + self.temperature * (1 - cells.progress) * cells.gumbel
 
     def sure(self, cells: Cells) -> Tensor:
         return cells.confidence > (math.log(self.threshold) if self.threshold > 0 else -math.inf)

@@ -203,13 +203,15 @@ def test_a_threshold_takes_as_many_calls_as_it_must(threshold, calls):
         return [lambda before: torch.stack([bias, torch.zeros_like(bias)], dim=1)]
 
     canvas = tasks.text2video((1, 4, 5), 2)
-    filled = sample(predict, canvas, [0], Threshold(threshold), steps=20, schedule=Linear())
+    filled = sample(predict, canvas, [0], Threshold(threshold, temperature=0), steps=20, schedule=Linear())
     assert len(asked) == calls and (filled[:, :, :2] == 0).all()
 
 
-def test_a_threshold_of_one_is_greedy_confidence():
-    greedy = sample(noisy, empty(2), [3, 4], Confidence(temperature=0), steps=7)
-    assert torch.equal(sample(noisy, empty(2), [3, 4], Threshold(1), steps=7), greedy)
+def test_a_threshold_of_one_is_confidence():
+    assert torch.equal(
+        sample(noisy, empty(2), [3, 4], Threshold(1.0), steps=7),
+        sample(noisy, empty(2), [3, 4], Confidence(), steps=7),
+    )
 
 
 def test_margin_and_entropy_of_several_digits():
