@@ -19,13 +19,16 @@ from data.video import is_image, probe, read_clip
 from generator import editing
 from generator.diffusion import SOLVERS, DiffusionGenerator
 from generator.editing import TASKS, Job
+from generator.guidance import Guidance
+from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
-from generator.samplers import ORDERS
 from vq import pretrained
 
 FILES = (".mp4", ".gif", ".webm", ".png")
 # what a record says elsewhere, or what does not change a video; all other flags are its settings
-NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps", "num", "out", "device", "batch_size", "source"}
+NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps"}
+NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile"}
+OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to generators of latents
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,8 +50,19 @@ def parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
+    p.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=[0.0, 1.0],
+        metavar=("START", "STOP"),
+        help="guide between these shares of the steps only; revisions come at 1",
+    )
     p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
-    p.add_argument("--temperature", type=float, default=0.7)
+    p.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one, or of the first and last step")
+    p.add_argument("--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
+    p.add_argument("--top-p", type=float, default=1.0, help="... or from those that together are so likely")
+    p.add_argument("--remask", type=float, default=0.0, help="share of what is done that each step forgets")
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
     p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels; or white in a picture or video")
@@ -58,6 +72,8 @@ def parser() -> Parser:
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--refresh", type=int, default=1, help="every so many calls are exact, the others faster")
+    p.add_argument("--compile", action="store_true", help="takes minutes first, is faster then: for many samples")
     return p
 
 
@@ -65,10 +81,13 @@ def main(args: list[str] | None = None) -> list[Path]:
     """Runs the command line; returns the files asked for. Raises ``ValueError`` in words for what cannot be done."""
     options = read_options(args)
     check(options)
+    guidance = Guidance(options.guidance, *options.guidance_interval)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VideoGenerator.from_pretrained(options.model, device)
+    if options.compile:
+        model.compile()
     fps = options.fps or model.clip["fps"] or 8.0
     how = sampling(options, model)
     job = prepare(options, model, fps)
@@ -89,7 +108,7 @@ def main(args: list[str] | None = None) -> list[Path]:
                 [record["prompt"] if isinstance(record["prompt"], str) else "" for record in batch.values()],
                 [record["seed"] for record in batch.values()],
                 steps=options.steps,
-                guidance=options.guidance,
+                guidance=guidance,
                 **how,
                 batch_size=options.batch_size,
                 fps=fps,
@@ -133,10 +152,17 @@ def check(options: argparse.Namespace) -> None:
     editing.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
     if options.sampler and options.sampler not in (*ORDERS, *SOLVERS):
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join((*ORDERS, *SOLVERS))}")
-    least = {"num": 1, "steps": 1, "batch_size": 1, "temperature": 0, "guidance": 0, "revisions": 0}
+    least = {"num": 1, "steps": 1, "batch_size": 1, "guidance": 0, "revisions": 0, "top_k": 1, "refresh": 1}
     for name, low in least.items():
-        if getattr(options, name) < low:
+        if getattr(options, name) is not None and getattr(options, name) < low:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")
+    for name in ("top_p", "remask"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected a share from 0 to 1")
+    if len(options.temperature) > 2 or min(options.temperature) < 0:
+        raise ValueError(f"--temperature is {options.temperature}, expected one or two numbers of at least 0")
+    if options.compile and options.refresh > 1:
+        raise ValueError("--compile and --refresh do not go together: leave one of them out")
     if options.out.suffix and options.out.suffix not in FILES:
         raise ValueError(f"--out ends in {options.out.suffix}, expected {', '.join(FILES)} or a folder")
     samples = (1 if options.task == "story" else max(1, len(options.prompt))) * options.num
@@ -155,10 +181,13 @@ def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
             f"{options.model} generates {kind}: --sampler {options.sampler} is none of {', '.join(samplers)}"
         )
     if not latents:
-        return {"order": ORDERS[options.sampler](), "temperature": options.temperature, "revisions": options.revisions}
-    for name in ("temperature", "revisions"):
+        told = {name: getattr(options, name) for name in OF_TOKENS}
+        heat = (options.temperature[0], options.temperature[-1])
+        return told | {"order": ORDERS[options.sampler](), "temperature": heat}
+    for name in OF_TOKENS:
         if getattr(options, name) != parser().get_default(name):
-            raise ValueError(f"{options.model} generates latents: --{name} is for generators of tokens, leave it out")
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{options.model} generates latents: {flag} is for generators of tokens, leave it out")
     return {"solver": SOLVERS[options.sampler]()}
 
 

@@ -9,6 +9,7 @@ modulation for all blocks plus a learned offset a block (PixArt-alpha, arXiv 231
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -93,11 +94,13 @@ class VideoTransformer(Configurable, nn.Module):
         text: TextMemory,
         middle: bool = False,
         fps: Tensor | None = None,
+        cache=None,
     ) -> Tensor:
         """hidden (b, t*h*w, dim), the grid (t, h, w), the corruption level in [0, 1] (b,) -> (b, t*h*w, dim).
 
-        ``middle``: the grid is a piece from the middle of a video, and does not begin with its first frame. ``fps``
-        (b,) or (1,): frames a second, needed with ``conditions`` and ``rotary_fps``. ``ValueError`` without.
+        ``middle``: the grid is a piece from the middle of a video, and does not begin with its first frame.
+        ``fps`` (b,) or (1,): frames a second, needed with ``conditions`` and ``rotary_fps``. ``ValueError`` without.
+        ``cache``: a ``generator.caching.Cache``, which may say that some positions only are computed; None: all are.
         """
         if fps is None and (self.conditions or self.rotary_fps):
             raise ValueError("this transformer was built to be told frames a second, and got none: give it fps (b,)")
@@ -110,9 +113,14 @@ class VideoTransformer(Configurable, nn.Module):
         modulation = self.modulation(F.silu(told))  # b 6*dim
         modulation = rearrange(modulation, "b (six d) -> six b 1 d", six=6)
         text_mask = rearrange(text.mask, "b l -> b 1 1 l")
-        for block, keys_and_values in zip(self.blocks, text.keys_and_values, strict=True):
-            hidden = block(hidden, rotation, modulation, keys_and_values, text_mask)
-        return self.norm(hidden)
+        n = hidden.shape[1]
+        if cache is not None:
+            hidden, rotation = cache.take(hidden, rotation)
+        for i, (block, keys_and_values) in enumerate(zip(self.blocks, text.keys_and_values, strict=True)):
+            update = None if cache is None else partial(cache.update, i)
+            hidden = block(hidden, rotation, modulation, keys_and_values, text_mask, update)
+        hidden = self.norm(hidden)
+        return hidden if cache is None else cache.put(hidden, n)
 
 
 class Norm(nn.LayerNorm):
@@ -132,10 +140,12 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = Norm(dim), SwiGLU(dim, hidden)
         self.offset = nn.Parameter(torch.zeros(6, 1, 1, dim))
 
-    def forward(self, x: Tensor, rotation: Tensor, modulation: Tensor, keys_and_values, text_mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Tensor, modulation: Tensor, keys_and_values, text_mask: Tensor, update=None
+    ) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).unbind(0)
         y = self.attention_norm(x) * (1 + scale_a) + shift_a
-        x = x + (1 + gate_a) * self.attention(y, rotation)
+        x = x + (1 + gate_a) * self.attention(y, rotation, update)
         x = x + self.text(self.text_norm(x), keys_and_values, text_mask)
         y = self.mlp_norm(x) * (1 + scale_m) + shift_m
         return x + (1 + gate_m) * self.mlp(y)
@@ -148,9 +158,12 @@ class SelfAttention(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.q_norm, self.k_norm = Norm(dim // heads), Norm(dim // heads)
 
-    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, update=None) -> Tensor:
+        """``update`` maps the keys and values of x to those that x looks at; None: to themselves."""
         q, k, v = rearrange(self.qkv(x), "b n (three l d) -> three b l n d", three=3, l=self.heads)
         q, k = rotate(self.q_norm(q), rotation), rotate(self.k_norm(k), rotation)
+        if update is not None:
+            k, v = update(k, v)
         return self.out(rearrange(attend(q, k, v), "b l n d -> b n (l d)"))
 
 

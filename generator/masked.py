@@ -81,7 +81,13 @@ class MaskedGenerator(Configurable, nn.Module):
         return self.backbone.read(tokens, mask)
 
     def forward(
-        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False, fps: Tensor | None = None
+        self,
+        tokens: Tensor,
+        where: Tensor,
+        text: TextMemory,
+        middle: bool = False,
+        fps: Tensor | None = None,
+        cache=None,
     ) -> list[Callable[[Tensor], Tensor]]:
         """Logits at the asked positions, digit by digit.
 
@@ -90,11 +96,12 @@ class MaskedGenerator(Configurable, nn.Module):
             where: bool (b, t, h, w), the m positions to predict.
             middle: the grid is a piece from the middle of a video; see ``Canvas``.
             fps: frames a second (b,), for a backbone that is told of them.
+            cache: for steps that compute some positions only; see ``generator.caching``.
 
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text, middle, fps)
+        cells = self.cells(tokens, where, text, middle, fps, cache)
         return [partial(self.logits, cells, i) for i in range(len(self.digits))]
 
     def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
@@ -104,7 +111,13 @@ class MaskedGenerator(Configurable, nn.Module):
         return self.heads[i](cells)
 
     def cells(
-        self, tokens: Tensor, where: Tensor, text: TextMemory, middle: bool = False, fps: Tensor | None = None
+        self,
+        tokens: Tensor,
+        where: Tensor,
+        text: TextMemory,
+        middle: bool = False,
+        fps: Tensor | None = None,
+        cache=None,
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         masked = tokens == self.mask_id
@@ -117,7 +130,7 @@ class MaskedGenerator(Configurable, nn.Module):
             raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
         hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, fps))
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, fps, cache))
         return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
 
 

@@ -5,6 +5,7 @@ videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, 
 longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from generator import editing, tasks
 from generator.backbone import TextMemory
+from generator.caching import Pass
 from generator.diffusion import DiffusionGenerator, Euler, Numbers, Solver, Velocity, integrate
 from generator.editing import Job
-from generator.guidance import guide
+from generator.guidance import Guidance, apart, guide, guided, together
 from generator.masked import MaskedGenerator
-from generator.samplers import Halton, Order, Predict, halton_ranks, sample
+from generator.orders import Halton, Order, halton_ranks
+from generator.samplers import Predict, sample
 from generator.tasks import Canvas
 from vq import pretrained
 from vq.layers import TemporalConv
@@ -177,16 +180,18 @@ class VideoGenerator:
         texts: list[str],
         seeds: list[int],
         steps: int = 16,
-        guidance: float = 2.0,
+        guidance: float | Guidance = 2.0,
         order: Order | None = None,
-        temperature: float = 0.7,
+        temperature: float | tuple[float, float] = 0.7,
         revisions: int = 12,
+        refresh: int = 1,
         solver: Solver | None = None,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
         window: int | None = None,
         backwards: bool = False,
         fps: float | None = None,
+        **drawing,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -194,20 +199,28 @@ class VideoGenerator:
             steps: calls of the network a sample (twice as many forward passes with guidance).
             guidance: scale of classifier-free guidance; 1 is none.
             order: which cells come first; None: Halton.
-            temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other.
+            temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other. Two
+                numbers: of the first step and of the last.
             revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
-            solver: of a generator of latents, for which order, temperature and revisions mean nothing; None: Euler.
+            refresh: of so many calls one computes all positions, and the others only those that matter most; 1: every
+                call, which is exact. See ``generator.caching``.
+            solver: of a generator of latents, for which all but steps and guidance means nothing; None: Euler.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
             window: latent frames at a time: a longer canvas is filled in windows that overlap by half, each told the
                 tokens of the one before, at constant memory. None: all at once.
             backwards: the last window comes first.
             fps: frames a second, for a generator that is told of them; None: as trained.
+            drawing: ``schedule``, ``top_k``, ``top_p``, ``remask`` and ``lean`` of ``generator.samplers.sample``.
         """
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         spans = tasks.windows(canvas.tokens.shape[1], window, backwards)
-        if len(spans) > 1 and (canvas.known != canvas.known[:1]).any():
-            batch_size = 1  # a sampler's draws depend on how many cells the fullest sample of a batch has to fill
-        filled = []
+        order, filled = order or Halton(), []
+        if refresh > 1 and not order.blind:
+            raise ValueError(
+                f"refresh is {refresh}, and {type(order).__name__} has to see all cells before it knows which come "
+                "first: use the order halton or random, or refresh 1"
+            )
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             part = canvas[rows].to(self.device)
@@ -220,28 +233,49 @@ class VideoGenerator:
                     latents = self.flow(piece, texts[rows], draws, steps, guidance, solver or Euler(), fps)
                     tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
                 else:
-                    predict = self.predictor(texts[rows], guidance, piece.middle, fps)
-                    tokens = sample(predict, piece, draws, order or Halton(), steps, None, temperature, revisions)
+                    predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps)
+                    heat = {"temperature": temperature, "lean": refresh > 1} | drawing
+                    tokens = sample(predict, piece, draws, order, steps=steps, revisions=revisions, **heat)
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
 
-    def predictor(self, texts: list[str], guidance: float, middle: bool = False, fps: float | None = None) -> Predict:
-        """The function that a sampler is given; the text is read once."""
-        memory = self.generator.read(texts)
-        fps = self._fps(fps)
-        if guidance == 1:
-            return lambda tokens, where: self.generator(tokens, where, memory, middle, fps)
-        null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
+    def predictor(
+        self,
+        texts: list[str],
+        guidance: float | Guidance,
+        middle: bool = False,
+        refresh: int = 1,
+        fps: float | None = None,
+        as_one_batch: bool | None = None,
+    ) -> Predict:
+        """The function that a sampler is given; the text is read once.
 
-        def predict(tokens: Tensor, where: Tensor) -> list[Callable[[Tensor], Tensor]]:
-            told, untold = (self.generator(tokens, where, m, middle, fps) for m in (memory, null))
-            pairs = zip(told, untold, strict=True)
-            return [lambda before, c=c, u=u: guide(c(before), u(before), guidance) for c, u in pairs]
+        ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU.
+        """
+        if not isinstance(guidance, Guidance):
+            guidance = Guidance(guidance)
+        if as_one_batch is None:
+            as_one_batch = self.device.type != "cpu"
+        ask = partial(Pass, self.generator, middle=middle, refresh=refresh, fps=self._fps(fps))
+        untold = torch.ones(len(texts), dtype=torch.bool)
+        if guidance.scale == 1:
+            return guided(guidance, ask(self.generator.read(texts)), None)
+        if as_one_batch:
+            both = self.generator.read(texts * 2, drop=torch.cat([~untold, untold]))
+            return guided(guidance, ask(both[: len(texts)]), together(ask(both)))
+        told = ask(self.generator.read(texts))
+        return guided(guidance, told, apart(told, ask(self.generator.read(texts, drop=untold))))
 
-        return predict
+    def compile(self) -> "VideoGenerator":
+        """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
+        samples of one size: each new size is compiled anew."""
+        if self.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise ValueError("compiling for a CPU needs a C++ compiler: install g++, or do without compiling")
+        self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
+        return self
 
     def _fps(self, given: float | None) -> Tensor:
         return torch.tensor([given or self.clip.get("fps") or 8.0], device=self.device)
@@ -253,7 +287,7 @@ class VideoGenerator:
         texts: list[str],
         seeds: list[int],
         steps: int,
-        guidance: float,
+        guidance: Guidance,
         solver: Solver,
         fps: float | None = None,
     ) -> Tensor:
@@ -265,7 +299,7 @@ class VideoGenerator:
         )
         return self.generator.denormalise(x)
 
-    def velocity(self, canvas: Canvas, texts: list[str], guidance: float, fps: float | None = None) -> Velocity:
+    def velocity(self, canvas: Canvas, texts: list[str], guidance: Guidance, fps: float | None = None) -> Velocity:
         """The function that a solver is given; the text is read once."""
         rate = self._fps(fps)
 
@@ -274,10 +308,15 @@ class VideoGenerator:
             return self.generator(x, canvas.known, times, memory, canvas.middle, rate)
 
         memory = self.generator.read(texts)
-        if guidance == 1:
-            return partial(told, memory)
         null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
-        return lambda x, time: guide(told(memory, x, time), told(null, x, time), guidance)
+
+        def velocity(x: Tensor, time: float) -> Tensor:
+            scale = guidance.at(1 - time)
+            if scale == 1:
+                return told(memory, x, time)
+            return guide(told(memory, x, time), told(null, x, time), scale)
+
+        return velocity
 
     @torch.no_grad()
     def likelihood(self, tokens: Tensor, text: str, parts: int = 4, fps: float | None = None) -> Tensor:

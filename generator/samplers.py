@@ -1,68 +1,27 @@
 """Sampling: fill the masked cells of a canvas in a few steps, most promising ones first.
 
-A sampler knows neither network nor trainer. It is given ``predict(tokens, where)`` and an ``Order``, which
+A sampler knows neither network nor trainer. It is given ``predict(tokens, where, progress)`` and an ``Order``, which
 scores the cells: the highest are committed first. Every draw of a sample comes from a generator of its own, so that a
 sample depends on its seed and not on the batch that it happened to be in.
+
+There is one loop. Before a step some cells may be forgotten: a share of the committed ones (re-masking), or once all
+steps are done every third frame in turn (revisions). Then the schedule says how many masked cells may be left.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from generator.orders import Cells, Order
 from generator.schedules import Cosine, Schedule
 from generator.tasks import Canvas
 from vq.quantizers import from_digits
 
-# tokens (b, t, h, w) and where (b, t, h, w) -> for each digit: the digits before it (m, i) -> logits (m, k)
-Predict = Callable[[Tensor, Tensor], list[Callable[[Tensor], Tensor]]]
-
-
-class Order:
-    """Which cells come first. ``scores`` gives each cell a number; the highest of the masked ones are committed."""
-
-    def scores(self, grid: tuple[int, int, int], confidence: Tensor, gumbel: Tensor, progress: float) -> Tensor:
-        """Scores (b, n) of the n = t*h*w cells.
-
-        Args:
-            confidence: (b, n), log-probability of the token drawn for each cell.
-            gumbel: (b, n), fresh Gumbel noise.
-            progress: share of the steps that are done, in [0, 1).
-        """
-        raise NotImplementedError("an order has to define scores(grid, confidence, gumbel, progress)")
-
-
-class Halton(Order):
-    """Low-discrepancy order in space and time: cells that are committed together are far apart, so that they can hardly
-    contradict each other (Halton-MaskGIT, arXiv 2503.17076, in three dimensions)."""
-
-    def scores(self, grid, confidence, gumbel, progress):
-        return -halton_ranks(grid).to(confidence).expand_as(confidence)
-
-
-class Confidence(Order):
-    """Where the model is surest, with Gumbel noise that fades out (MaskGIT, arXiv 2202.04200).
-
-    Args:
-        temperature: of the noise at the start; 0 is greedy, which tends to commit still background first.
-    """
-
-    def __init__(self, temperature: float = 4.5) -> None:
-        self.temperature = temperature
-
-    def scores(self, grid, confidence, gumbel, progress):
-        return confidence + self.temperature * (1 - progress) * gumbel
-
-
-class Random(Order):
-    """Any cell may come next: the order of the training masks."""
-
-    def scores(self, grid, confidence, gumbel, progress):
-        return gumbel
-
-
-ORDERS: dict[str, Callable[[], Order]] = {"halton": Halton, "confidence": Confidence, "random": Random}
+# for each digit: the digits before it (m, i) -> logits (m, k)
+Predictions = list[Callable[[Tensor], Tensor]]
+# tokens (b, t, h, w), where (b, t, h, w) and the share of the steps that are done, in [0, 1]
+Predict = Callable[[Tensor, Tensor, float], Predictions]
 
 
 @torch.no_grad()
@@ -73,14 +32,19 @@ def sample(
     order: Order,
     steps: int = 16,
     schedule: Schedule | None = None,
-    temperature: float = 1.0,
+    temperature: float | tuple[float, float] = 1.0,
     revisions: int = 0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    remask: float = 0.0,
+    lean: bool = False,
 ) -> Tensor:
-    """Fills a canvas: known tokens stay untouched, each other cell is committed exactly once, no mask is left.
+    """Fills a canvas: known tokens stay, each other cell is committed, once unless it is forgotten, no mask is left.
 
     What was committed early was a guess at almost nothing. ``revisions`` are second thoughts: each makes a third of the
     cells anew, told all the others, at half the temperature. They are the corrector steps of arXiv 2205.14987, or
-    blocked Gibbs sampling.
+    blocked Gibbs sampling. ``remask`` has second thoughts on the way, for the same number of steps: each forgets some
+    committed cells and commits as many more, as ReMDM does (arXiv 2503.00307), which however forgets after a step.
 
     Args:
         predict: for each digit of the codebook a function that gives its logits (m, k) at the m asked cells, told the
@@ -90,40 +54,57 @@ def sample(
         order: which cells come first.
         steps: calls of ``predict``; fewer where there are fewer cells.
         schedule: share of the cells still masked over the steps; None: cosine.
-        temperature: of the tokens' distribution; 0 takes the likeliest.
+        temperature: of the tokens' distribution, or that of the first step and that of the last, with a straight line
+            between them; 0 takes the likeliest.
         revisions: further calls of ``predict``; three of them visit every cell once.
+        top_k: of each digit only so many of the likeliest values are drawn; None: all.
+        top_p: of each digit only the likeliest values that together have this probability, at the temperature
+            (arXiv 1904.09751).
+        remask: share of the committed cells that each step forgets, the unlikely ones rather than others.
+        lean: ask only for the cells that a step commits, where the order knows them beforehand: the same distribution
+            with fewer logits and draws, and therefore other samples.
 
     Returns: tokens (b, t, h, w) in [0, K).
     """
     if len(seeds) != len(canvas.tokens):
         raise ValueError(f"got {len(seeds)} seeds for {len(canvas.tokens)} samples: give one a sample")
-    schedule = schedule or Cosine()
+    schedule, lean = schedule or Cosine(), lean and order.blind
+    first, last = temperature if isinstance(temperature, tuple) else (temperature, temperature)
     grid, device = tuple(canvas.tokens.shape[1:]), canvas.tokens.device
     rngs = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     tokens = canvas.masked_tokens()
     unknown = (~canvas.known).flatten(1).sum(1)
-    for step in range(steps):
+    likely = torch.zeros(tokens.shape, device=device)  # the probability that each committed token was drawn with
+    for step in range(steps + revisions):
+        revising, progress = step >= steps, min(1.0, step / steps)
+        if revising:
+            tokens = tokens.masked_fill(third(grid, step - steps).to(device) & ~canvas.known, canvas.mask_id)
+        elif remask:
+            forgotten = _unlikely(likely, ~canvas.known & (tokens != canvas.mask_id), remask, rngs)
+            tokens = tokens.masked_fill(forgotten, canvas.mask_id)
+        left = torch.zeros_like(unknown)
+        if step < steps - 1:
+            share = schedule(torch.tensor((step + 1) / steps, dtype=torch.float64))
+            left = (share * unknown.double()).round().long()
         masked = tokens == canvas.mask_id
-        left = (schedule(torch.tensor((step + 1) / steps, dtype=torch.float64)) * unknown.double()).round().long()
-        if step == steps - 1:
-            left = torch.zeros_like(left)
         count = masked.flatten(1).sum(1) - left  # to commit now, (b,)
-        if not count.any():
+        busy = count > 0  # a sample that is ahead of the schedule waits, and draws nothing
+        masked = masked & busy[:, None, None, None]
+        if not busy.any():
             continue
-        drawn, confidence = _draw(predict(tokens, masked), masked, rngs, temperature)
-        gumbel = torch.stack([_gumbel((masked[0].numel(),), rng) for rng in rngs])
-        scores = order.scores(grid, _on_grid(confidence, masked).flatten(1), gumbel, step / steps)
-        ranks = (
-            scores.masked_fill(~masked.flatten(1), -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
-        )
-        commit = masked & (ranks < count[:, None]).view_as(masked)
-        tokens = torch.where(commit, _on_grid(drawn, masked), tokens)
-    for revision in range(revisions):
-        again = third(grid, revision).to(device) & ~canvas.known
-        if not again.any():
-            continue
-        drawn, _ = _draw(predict(tokens.masked_fill(again, canvas.mask_id), again), again, rngs, temperature / 2)
-        tokens = torch.where(again, _on_grid(drawn, again), tokens)
+        asked = masked
+        if lean:
+            cells = Cells(grid, progress, _noise(busy, masked, rngs))
+            asked = _highest(order.scores(cells), masked, count)
+        heat = last / 2 if revising else first + (last - first) * step / max(1, steps - 1)
+        drawn, *judged = _draw(predict(tokens, asked, progress), asked, rngs, heat, top_k, top_p, judge=not order.blind)
+        commit = asked
+        if not lean and not revising:
+            told = (_on_grid(number, asked).flatten(1) for number in judged)
+            cells = Cells(grid, progress, _noise(busy, masked, rngs), *told)
+            commit = _highest(order.scores(cells), masked, count) | order.sure(cells).view_as(masked) & masked
+        tokens = torch.where(commit, _on_grid(drawn, asked), tokens)
+        likely = torch.where(commit, _on_grid(judged[0], asked).exp(), likely)
     return tokens
 
 
@@ -137,24 +118,74 @@ def third(grid: tuple[int, int, int], turn: int) -> Tensor:
     return (t if grid[0] > 1 else h + w) % 3 == (turn + 1) % 3
 
 
+def _unlikely(likely: Tensor, committed: Tensor, share: float, rngs: list[torch.Generator]) -> Tensor:
+    """A ``share`` of the committed cells (b, t, h, w), drawn with the odds exp(-probability) of ReMDM-conf."""
+    count = (share * committed.flatten(1).sum(1)).round().long()
+    gumbel = torch.stack([_gumbel((committed[0].numel(),), rng) for rng in rngs])
+    return _highest(gumbel - likely.flatten(1), committed, count)
+
+
+def _highest(scores: Tensor, cells: Tensor, count: Tensor) -> Tensor:
+    """Of the ``cells`` (b, t, h, w) of each sample the ``count`` (b,) with the highest scores (b, n)."""
+    scores = scores.masked_fill(~cells.flatten(1), -torch.inf)
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1)
+    return cells & (ranks < count[:, None]).view_as(cells)
+
+
 def _draw(
-    predictions: list[Callable[[Tensor], Tensor]], masked: Tensor, rngs: list[torch.Generator], temperature: float
-) -> tuple[Tensor, Tensor]:
-    """A token for each masked cell by the Gumbel-max trick, (m,), and its log-probability (m,)."""
-    cells = masked.flatten(1).sum(1).tolist()
-    digits = torch.empty(sum(cells), 0, dtype=torch.long, device=masked.device)
-    sizes, confidence = [], 0
+    predictions: Predictions,
+    asked: Tensor,
+    rngs: list[torch.Generator],
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    judge: bool,
+) -> tuple[Tensor, ...]:
+    """A token for each asked cell by the Gumbel-max trick, (m,), and its confidence; to ``judge`` it also its margin
+    and entropy, which cost further passes over the logits. See ``Cells``.
+
+    How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
+    """
+    cells = asked.flatten(1).sum(1).tolist()
+    digits = torch.empty(sum(cells), 0, dtype=torch.long, device=asked.device)
+    sizes, confidence, margin, entropy = [], 0, torch.tensor(torch.inf, device=asked.device), 0
     for predict in predictions:
         logits = predict(digits).float()
         noisy = logits
         if temperature > 0:
             gumbel = torch.cat([_gumbel((m, logits.shape[1]), rng) for m, rng in zip(cells, rngs, strict=True)])
-            noisy = logits + temperature * gumbel
+            noisy = _likeliest(logits, temperature, top_k, top_p) + temperature * gumbel
         chosen = noisy.argmax(1, keepdim=True)
-        confidence = confidence + logits.log_softmax(1).gather(1, chosen).squeeze(1)
+        log_probs = logits.log_softmax(1)
+        confidence = confidence + log_probs.gather(1, chosen).squeeze(1)
+        if judge:
+            best = log_probs.topk(2, dim=1).values
+            margin = margin.minimum(best[:, 0] - best[:, 1])
+            entropy = entropy - (log_probs.exp() * log_probs).sum(1)
         digits = torch.cat([digits, chosen], dim=1)
         sizes.append(logits.shape[1])
-    return from_digits(digits, tuple(sizes)), confidence
+    tokens = from_digits(digits, tuple(sizes))
+    return (tokens, confidence, margin, entropy) if judge else (tokens, confidence)
+
+
+def _likeliest(logits: Tensor, temperature: float, top_k: int | None, top_p: float) -> Tensor:
+    """Logits (m, k) with all but the likeliest values ruled out; the likeliest of all always stays."""
+    if top_k is not None and top_k < logits.shape[1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf)
+    if top_p < 1:
+        sorted_, index = logits.sort(dim=1, descending=True)
+        probabilities = (sorted_ / temperature).softmax(1)
+        beyond = probabilities.cumsum(1) - probabilities >= top_p  # enough is likelier than this value
+        beyond[:, 0] = False
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)
+    return logits
+
+
+def _noise(busy: Tensor, cells: Tensor, rngs: list[torch.Generator]) -> Tensor:
+    """Gumbel noise (b, n) for the scores of the busy samples; the others' generators stay where they are."""
+    n = cells[0].numel()
+    rows = zip(busy.tolist(), rngs, strict=True)
+    return torch.stack([_gumbel((n,), rng) if active else busy.new_zeros(n, dtype=torch.float) for active, rng in rows])
 
 
 def _gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
@@ -163,39 +194,8 @@ def _gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     return -exponential.clamp_min(1e-20).log()
 
 
-def _on_grid(values: Tensor, masked: Tensor) -> Tensor:
-    """Values (m,) of the masked cells, laid out on the grid with zeros elsewhere."""
-    grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
-    grid[masked] = values
+def _on_grid(values: Tensor, asked: Tensor) -> Tensor:
+    """Values (m,) of the asked cells, laid out on the grid with zeros elsewhere."""
+    grid = torch.zeros(asked.shape, dtype=values.dtype, device=values.device)
+    grid[asked] = values
     return grid
-
-
-@lru_cache(maxsize=64)
-def halton_ranks(grid: tuple[int, int, int]) -> Tensor:
-    """The place (t*h*w,) of each cell in the 3-D Halton order: a permutation of 0 ... n-1.
-
-    Points of the Halton sequence in bases 3, 2 and 5 (time, height, width) are dropped into the grid; a cell comes when
-    the first point hits it.
-    """
-    t, h, w = grid
-    n = t * h * w
-    ranks, found, start = torch.full((n,), -1, dtype=torch.long), 0, 0
-    while found < n:
-        index = torch.arange(start, start + 4 * n)
-        start += 4 * n
-        cells = [(_radical_inverse(index, base) * size).long() for base, size in ((3, t), (2, h), (5, w))]
-        for cell in (cells[0] * h * w + cells[1] * w + cells[2]).tolist():
-            if ranks[cell] < 0:
-                ranks[cell] = found
-                found += 1
-    return ranks
-
-
-def _radical_inverse(index: Tensor, base: int) -> Tensor:
-    """The digits of ``index`` in ``base``, mirrored behind the point: in [0, 1), float64."""
-    index, value, scale = index.clone(), torch.zeros(len(index), dtype=torch.float64), 1.0
-    while index.any():
-        scale /= base
-        value += scale * (index % base)
-        index //= base
-    return value

@@ -30,3 +30,13 @@ class Arccos(Schedule):
 class Linear(Schedule):
     def __call__(self, u: Tensor) -> Tensor:
         return 1 - u
+
+
+class Exponential(Schedule):
+    """eMIGM (arXiv 2503.07197): stays high longest, so that most is committed in the last steps."""
+
+    def __init__(self, rate: float = 5.0) -> None:
+        self.rate = rate
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return torch.expm1(-self.rate * (1 - u)) / math.expm1(-self.rate)

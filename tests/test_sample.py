@@ -57,8 +57,45 @@ def test_sizes_images_and_samplers(model, tmp_path):
     assert read_clip(path)[0].shape == (3, 5, 32, 16)
     (path,) = run(model, tmp_path / "b.png", "--prompt", "a", "--task", "text2image")
     assert read_clip(path)[0].shape == (3, 1, 16, 24)
-    for sampler in ("confidence", "random"):
+    for sampler in ("confidence", "random", "margin", "entropy", "threshold"):
         run(model, tmp_path / f"{sampler}.mp4", "--prompt", "a", "--sampler", sampler, "--guidance", "1")
+
+
+def test_knobs_of_the_sampler(model, tmp_path):
+    def video(*args):
+        (path,) = run(model, tmp_path / f"{len(list(tmp_path.glob('*.gif')))}.gif", "--prompt", "a red circle", *args)
+        return read_clip(path)[0], json.loads(path.with_suffix(".json").read_text())["settings"]
+
+    default, _ = video()
+    same = ("--temperature", "0.7", "0.7", "--top-p", "1", "--guidance-interval", "0", "1", "--refresh", "1")
+    assert torch.equal(video(*same)[0], default)
+    for knob in ("--temperature 2 0.1", "--top-k 1", "--top-p 0.1", "--guidance-interval 0.5 0.9", "--remask 0.5"):
+        other, settings = video(*knob.split())
+        assert not torch.equal(other, default)
+        assert [settings[knob.split()[0][2:].replace("-", "_")]] in ([[2, 0.1]], [1], [0.1], [[0.5, 0.9]], [0.5])
+    video("--refresh", "2", "--sampler", "random")
+
+
+def test_compiling_needs_a_compiler(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("generator.pipeline.shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match="compiling for a CPU needs a C"):
+        run(model, tmp_path / "a.gif", "--prompt", "a", "--compile", "--device", "cpu")
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_compiled_the_video_is_the_same(model, tmp_path, monkeypatch):
+    """But for rounding. Inductor's minutes are spared: what is compiled is traced, and then run as it is."""
+    compiled, compile_ = [], torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module, mode: compiled.append((module, mode)) or compile_(module, backend="aot_eager"),
+    )
+    args = ("--prompt", "a", "--device", "cpu")
+    (plain,) = run(model, tmp_path / "plain.gif", *args)
+    (path,) = run(model, tmp_path / "compiled.gif", *args, "--compile")
+    assert [(type(module).__name__, mode) for module, mode in compiled] == [("VideoTransformer", "default")]
+    assert (read_clip(path)[0] - read_clip(plain)[0]).abs().mean() < 0.02
 
 
 def test_known_parts_come_back_as_their_reconstruction(model, clip, tmp_path):
@@ -175,6 +212,15 @@ def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, 
         (["--height", "0"], "height 0 does not fit 8x compression: use 8"),
         (["--frames", "0"], "0 frames do not fit 4x compression in time: use 1 or 5"),
         (["--num", "0"], "--num is 0, expected at least 1"),
+        (["--top-k", "0"], "--top-k is 0, expected at least 1"),
+        (["--top-p", "1.5"], "--top-p is 1.5, expected a share"),
+        (["--remask", "-1"], "--remask is -1.0, expected a share"),
+        (["--temperature", "1", "-1"], r"--temperature is \[1.0, -1.0\], expected one or two numbers"),
+        (["--temperature", "1", "1", "1"], "expected one or two numbers"),
+        (["--guidance-interval", "0.9", "0.1"], "guidance from 0.9 to 0.1: expected shares of the steps"),
+        (["--refresh", "0"], "--refresh is 0, expected at least 1"),
+        (["--refresh", "2", "--sampler", "margin"], "refresh is 2, and Margin has to see all cells"),
+        (["--refresh", "2", "--compile"], "--compile and --refresh do not go together"),
         (["--num", "2"], "2 samples do not fit one file"),
         (["--task", "image2video"], "image2video needs one --input, got 0"),
         (["--task", "image2video", "--input", "nowhere.png"], "nowhere.png"),

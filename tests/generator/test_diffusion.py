@@ -19,6 +19,7 @@ from generator.diffusion import (
     logit_normal,
     shifted,
 )
+from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
@@ -283,9 +284,9 @@ def test_guidance_of_one_is_none_and_three_is_not(twin, tokenizer):
     canvas = tasks.text2video(GRID, twin.mask_id)
     x = torch.randn(1, 3, *GRID)
     told = twin(x, canvas.known, torch.tensor([0.5]), twin.read(["a"]))
-    assert torch.equal(model.velocity(canvas, ["a"], 1)(x, 0.5), told)
-    torch.testing.assert_close(model.velocity(canvas, ["a"], 1 + 1e-6)(x, 0.5), told, rtol=1e-4, atol=1e-4)
-    assert (model.velocity(canvas, ["a"], 3)(x, 0.5) - told).abs().max() > 1e-3
+    assert torch.equal(model.velocity(canvas, ["a"], Guidance(1))(x, 0.5), told)
+    torch.testing.assert_close(model.velocity(canvas, ["a"], Guidance(1 + 1e-6))(x, 0.5), told, rtol=1e-4, atol=1e-4)
+    assert (model.velocity(canvas, ["a"], Guidance(3))(x, 0.5) - told).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from conftest import CLIP
+
+from generator import tasks
+from generator.guidance import Guidance, guide
+from generator.pipeline import VideoGenerator
+
+TEXTS, SEEDS = ["a red circle", "a blue square moves"], [0, 5]
+
+
+@pytest.fixture
+def model(tokenizer, generator):
+    return VideoGenerator(tokenizer, generator, CLIP)
+
+
+@pytest.fixture
+def calls(model, monkeypatch):
+    """The batch size of each call of the network."""
+    sizes, forward = [], model.generator.forward
+    monkeypatch.setattr(
+        model.generator, "forward", lambda tokens, *args: sizes.append(len(tokens)) or forward(tokens, *args)
+    )
+    return sizes
+
+
+def canvas(model):
+    return tasks.text2video((3, 2, 3), model.generator.mask_id).repeat(2)
+
+
+def fill(model, guidance, **options):
+    return model.fill(canvas(model), TEXTS, SEEDS, steps=4, guidance=guidance, **{"revisions": 2} | options)
+
+
+def test_the_curve_climbs_inside_the_interval_and_is_one_outside():
+    for scale in (0.0, 1.0, 2.3, 7.0):
+        assert {Guidance(scale).at(u / 10) for u in range(11)} == {scale}  # bit for bit
+    late = Guidance(3.0, start=0.5)
+    assert [late.at(u) for u in (0.0, 0.49, 0.5, 1.0)] == [1, 1, 3, 3]
+    assert [Guidance(3.0, stop=0.5).at(u) for u in (0.0, 0.5, 0.51, 1.0)] == [3, 3, 1, 1]
+    curve = [Guidance(3.0, power=2.0).at(u / 10) for u in range(11)]
+    assert curve == sorted(curve) and curve[0] == 1 and curve[-1] == 3
+    assert Guidance(3.0, power=3.0).at(0.5) < Guidance(3.0, power=1.0).at(0.5) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"start": 0.6, "stop": 0.4}, "guidance from 0.6 to 0.4: expected shares"),
+        ({"stop": 1.5}, "guidance from 0 to 1.5: expected shares"),
+        ({"rescale": 2.0}, "guidance rescale is 2, expected a share"),
+    ],
+)
+def test_wrong_numbers_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Guidance(**wrong)
+
+
+def test_rescaling_brings_the_spread_back():
+    conditional, unconditional = torch.randn(2, 50, 30)
+    guided = guide(conditional, unconditional, 5.0)
+    torch.testing.assert_close(guide(conditional, unconditional, 5.0, 1.0).std(1), conditional.std(1))
+    half = guide(conditional, unconditional, 5.0, 0.5)
+    torch.testing.assert_close(half.std(1), (guided.std(1) + conditional.std(1)) / 2)
+    assert torch.equal(half.argsort(1), guided.argsort(1))  # softer, with the same favourites
+
+
+def test_guidance_1_is_none_and_skips_the_pass_without_the_text(model, calls):
+    none = fill(model, 1.0)
+    assert calls == [2] * 6
+    calls.clear()
+    assert torch.equal(fill(model, Guidance(5.0, start=1.0, stop=1.0), revisions=0), fill(model, 1.0, revisions=0))
+    assert calls == [2] * 8
+    calls.clear()
+    strong = fill(model, 3.0)
+    assert calls == [2] * 12 and not torch.equal(strong, none)
+
+
+def test_outside_its_interval_guidance_costs_nothing(model, calls):
+    fill(model, Guidance(3.0, start=0.5), revisions=2)  # two steps and the revisions
+    assert calls == [2] * (4 + 2 + 2 * 2)
+    calls.clear()
+    fill(model, Guidance(3.0, stop=0.5), revisions=2)  # the steps at 0, 1/4 and 1/2
+    assert calls == [2] * (4 + 2 + 3)
+    calls.clear()
+    fill(model, Guidance(3.0, power=1.0), revisions=0)  # the curve begins at 1
+    assert calls == [2] * (4 + 3)
+
+
+def test_one_batch_of_both_passes_equals_two(model, calls):
+    grid = canvas(model)
+    known = torch.rand(grid.tokens.shape) < 0.4
+    tokens = torch.where(known, torch.randint(125, grid.tokens.shape), grid.mask_id)
+    digits = []
+    for as_one_batch in (False, True):
+        predict = model.predictor(TEXTS, Guidance(3.0, start=0.5, rescale=0.5), as_one_batch=as_one_batch)
+        with torch.no_grad():
+            digits.append([predict(tokens, ~known, u)[0](torch.empty(int((~known).sum()), 0)) for u in (0.0, 1.0)])
+    assert calls == [2, 2, 2, 2, 4]
+    torch.testing.assert_close(digits[0], digits[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_device_that_takes_both_passes_at_once_draws_the_same(model, monkeypatch):
+    apart, predictor = fill(model, 3.0), model.predictor
+    monkeypatch.setattr(model, "predictor", lambda *args: predictor(*args, as_one_batch=True))
+    assert torch.equal(fill(model, 3.0), apart)
