@@ -18,6 +18,7 @@ from data.video import read_clip
 from data.writing import write_clip
 from generator import tasks
 from generator.pipeline import VideoGenerator
+from generator.prompts import expand
 from generator.samplers import ORDERS
 from generator.tasks import Canvas
 
@@ -41,6 +42,7 @@ def parser() -> Parser:
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     p.add_argument("--model", required=True, help="exported folder, hub id or training checkpoint")
     p.add_argument("--prompt", action="append", default=[], help="may be repeated: --num samples of each")
+    p.add_argument("--expand", help="makes prompts longer: template, a language model, or http://HOST/v1#MODEL")
     p.add_argument("--out", required=True, type=Path, help=f"a file ({', '.join(FILES)}) or a folder: a file a sample")
     p.add_argument("--task", default="text2video", help="; ".join(f"{k}: {v}" for k, v in TASKS.items()))
     p.add_argument("--frames", type=int, help="default: as trained")
@@ -71,7 +73,8 @@ def main(args: list[str] | None = None) -> list[Path]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = VideoGenerator.from_pretrained(options.model, device)
     fps = options.fps or model.clip["fps"] or 8.0
-    prompts = options.prompt or [""]
+    raw = options.prompt or [""]
+    prompts = expand(raw, options.expand, options.seed, device) if options.expand else raw
     canvas, shape = prepare(options, model, fps)
     texts = [text for text in prompts for _ in range(options.num)]
     seeds = [options.seed + i for _ in prompts for i in range(options.num)]
@@ -96,6 +99,7 @@ def main(args: list[str] | None = None) -> list[Path]:
         settings = {k: str(v) if k == "out" else v for k, v in vars(options).items() if k not in ("prompt", "seed")}
         record = {
             "prompt": texts[i],
+            **({"raw_prompt": raw[i // options.num]} if options.expand else {}),
             "seed": seeds[i],
             "size": dict(zip(("frames", "height", "width"), shape, strict=True)),
             "fps": fps,
