@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -168,14 +168,10 @@ def _read(file: Path, frames: int, size: int) -> torch.Tensor | str:
 class Template(Writer):
     """The caption that there is, and what can be measured in the clip."""
 
-    def write(self, requests: Sequence[Request]) -> list[str]:
-        return [" ".join(self._sentences(request)) for request in requests]
-
-    def _sentences(self, request: Request) -> Iterator[str]:
-        if own := request.text.strip():
-            yield own if own[-1] in ".!?" else f"{own}."
-        looks = describe(request.clip)
-        yield looks[0].upper() + looks[1:]
+    def write(self, request: Request) -> str:
+        own, looks = request.text.strip(), describe(request.clip)
+        looks = looks[0].upper() + looks[1:]
+        return f"{own}{'' if own[-1] in '.!?' else '.'} {looks}" if own else looks
 
 
 class VisionModel(Writer):
@@ -195,10 +191,7 @@ class VisionModel(Writer):
         self.chats = getattr(self.processor, "chat_template", None) is not None
 
     @torch.inference_mode()
-    def write(self, requests: Sequence[Request]) -> list[str]:
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Request) -> str:
+    def write(self, request: Request) -> str:
         pictures = [Image.fromarray(frame) for frame in to_uint8(request.clip)]
         if self.chats:
             parts = [{"type": "image", "image": picture} for picture in pictures]

@@ -1,7 +1,7 @@
 """Who puts prompts and clips into words: one small interface, whoever does the writing.
 
-    requests  list[Request]  --Writer.write-->  list[str]
-    requests                 --Guarded------->  list[Written]     never fails: a request keeps its own text
+    Request(text, clip)  --Writer.write-->  str                  fails as it likes
+    list[Request]        --Guarded------->  list[Written]        never fails: a request keeps its own text
 
 The writers of captions stand in ``data.captions``, those of prompts in ``generator.prompts``: a template, which needs
 nothing, and a model of ``transformers`` each. ``Endpoint``, a server that speaks the chat protocol of OpenAI (vLLM,
@@ -44,9 +44,15 @@ class Written:
 
 
 class Writer:
-    """Base of the writers: a longer text for each request. What goes wrong is an exception, of any kind."""
+    """Base of the writers: a longer text for a request. What goes wrong is an exception, of any kind.
 
-    def write(self, requests: Sequence[Request]) -> list[str]:
+    Attributes:
+        parallel: how many requests may be under way at once, in threads.
+    """
+
+    parallel = 1
+
+    def write(self, request: Request) -> str:
         raise NotImplementedError
 
 
@@ -62,23 +68,28 @@ class Guarded:
         self.writer, self.objection, self.warned = writer, objection, False
 
     def __call__(self, requests: Sequence[Request]) -> list[Written]:
-        try:
-            pairs = list(zip(requests, self.writer.write(requests), strict=True))
-        except Exception as error:  # a model, a server, a driver: they fail in many ways
-            if len(requests) > 1:  # one bad request must not cost its neighbours their texts
-                return [written for request in requests for written in self([request])]
-            return [self._kept(requests[0], f"{type(error).__name__}: {one_line(error)}")]
-        return [self._checked(request, tidy(text)) for request, text in pairs]
-
-    def _checked(self, request: Request, text: str) -> Written:
-        wrong = self.objection(request, text) if text else "it wrote nothing"
-        return self._kept(request, f"{wrong}: {text!r}" if text else wrong) if wrong else Written(text)
-
-    def _kept(self, request: Request, error: str) -> Written:
-        if not self.warned:
+        if self.writer.parallel == 1:
+            written = [self._write(request) for request in requests]
+        else:
+            with ThreadPoolExecutor(self.writer.parallel) as pool:
+                written = list(pool.map(self._write, requests))
+        failed = next((result for result in written if result.error), None)
+        if failed and not self.warned:
             self.warned = True
-            warnings.warn(f"{request.text!r} stays as it is ({error}); others may too, without a warning", stacklevel=4)
-        return Written(request.text, error)
+            warnings.warn(
+                f"{failed.text!r} stays as it is ({failed.error}); others may too, without a warning", stacklevel=2
+            )
+        return written
+
+    def _write(self, request: Request) -> Written:
+        try:
+            text = tidy(self.writer.write(request))
+        except Exception as error:  # a model, a server, a driver: they fail in many ways
+            return Written(request.text, f"{type(error).__name__}: {one_line(error)}")
+        if not text:
+            return Written(request.text, "it wrote nothing")
+        wrong = self.objection(request, text)
+        return Written(request.text, f"{wrong}: {text!r}") if wrong else Written(text)
 
 
 def tidy(text: str) -> str:
@@ -109,17 +120,13 @@ class Endpoint(Writer):
         messages: Callable[[Request], list[dict]],
         key: str = "OPENAI_API_KEY",
         timeout: float = 60.0,
-        parallel: int = 4,
+        parallel: int = 8,
     ) -> None:
         self.base_url, _, self.model = url.partition("#")
         self.messages, self.key, self.timeout, self.parallel = messages, key, timeout, parallel
 
-    def write(self, requests: Sequence[Request]) -> list[str]:
+    def write(self, request: Request) -> str:
         self.model = self.model or self._only_model()
-        with ThreadPoolExecutor(self.parallel) as pool:
-            return list(pool.map(self._answer, requests))
-
-    def _answer(self, request: Request) -> str:
         answer = self._call("chat/completions", {"model": self.model, "messages": self.messages(request)})
         try:
             choice = answer["choices"][0]
@@ -148,4 +155,4 @@ class Endpoint(Writer):
             said = one_line(Exception(error.read(300).decode(errors="replace")))
             raise ValueError(f"{request.full_url} answered {error.code} {error.reason}: {said}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ValueError(f"{request.full_url} cannot be asked ({one_line(error)})") from error
+            raise ValueError(f"{request.full_url} could not be asked ({one_line(error)})") from error

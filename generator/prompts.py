@@ -140,14 +140,11 @@ class Template(Writer):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def write(self, requests: Sequence[Request]) -> list[str]:
-        return [self._complete(request.text) for request in requests]
-
-    def _complete(self, prompt: str) -> str:
-        text = " ".join(prompt.split())
+    def write(self, request: Request) -> str:
+        text = " ".join(request.text.split())
         text = text[:1].lower() + text[1:]
         if (parts := _parse(text)) is None:
-            return prompt
+            return request.text
         rng = np.random.default_rng([self.seed, zlib.crc32(text.encode())])
         taken = {part["colour"].strip() for part in parts if isinstance(part, re.Match) and part["colour"]}
         participle = re.search(r"\b\w+ing\b(?<!\bring)", text) is not None  # as the rest of the prompt puts it
@@ -203,7 +200,7 @@ class LanguageModel(Writer):
     """A causal language model of ``transformers`` that goes on where the prompt ends, greedily.
 
     The prompt is put into its mouth: the answer begins with it, word for word, so that even a model of 135M parameters
-    keeps subjects, colours and motions. One prompt at a time, so that no prompt's text depends on the others.
+    keeps subjects, colours and motions.
 
     Args:
         model: a folder or a hub id, of which only safetensors are read; or a .gguf file in either.
@@ -215,10 +212,7 @@ class LanguageModel(Writer):
         self.model, self.max_tokens = network.to(device).eval(), max_tokens
 
     @torch.inference_mode()
-    def write(self, requests: Sequence[Request]) -> list[str]:
-        return [self._continued(request) for request in requests]
-
-    def _continued(self, request: Request) -> str:
+    def write(self, request: Request) -> str:
         chat, text = messages(request), request.text.strip().rstrip(".,;:")
         if self.tokenizer.chat_template:
             before = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -235,11 +229,12 @@ class LanguageModel(Writer):
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
         more = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return f"{text}, {news(more, text)}"
+        said = news(more, text)
+        return f"{text}, {said}" if said else ""
 
 
 def news(more: str, text: str) -> str:
-    """The first sentence of ``more``, whole parts between commas only, and of them those that say something new."""
+    """The first sentence of ``more``: whole parts between commas, and of them those that say something new, or ""."""
     line = more.strip().partition("\n")[0]
     ended = re.match(r".*?[.!?](?=\s|$)", line)
     parts = (ended[0].rstrip(".!?") if ended else line.rpartition(",")[0]).split(",")
@@ -248,9 +243,7 @@ def news(more: str, text: str) -> str:
         if words := set(content_words(part)) - said:
             new.append(part)
             said |= words
-    if not new:
-        raise ValueError("the model adds nothing")
-    return f"{', '.join(new)}."
+    return f"{', '.join(new)}." if new else ""
 
 
 def _load(model: str) -> tuple:
