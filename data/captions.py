@@ -88,19 +88,17 @@ def recaption(
 
     ``name`` of the writer stands in every line; ``ValueError`` where ``out`` is another's.
     """
-    there = read_lines(out)
-    others = {entry.get("writer", "somebody else") for entry in there.values()} - {name}
-    if others:
-        raise ValueError(f"{out}: was written by {others.pop()}, not by {name}: give another --out, or delete it")
+    there = read_lines(out, name)
     names = {file: file.relative_to(folder.root).as_posix() for file in folder.files}
     left = [file for file in folder.files if "error" in there.get(names[file], {"error": "none yet"})]
     failed = 0
     with out.open("a", encoding="utf-8") as lines, tqdm(total=len(left), unit="clip", desc="captioning") as bar:
         for first in range(0, len(left), batch_size):
             files = left[first : first + batch_size]
-            for file, result in zip(files, _captions(files, folder, write, frames, size), strict=True):
-                entry = line(names[file], folder.entries.get(file, Caption()), result, name)
-                failed += result.error is not None
+            results = _captions(files, folder, write, frames, size)
+            for file in files:
+                entry = line(names[file], folder.entries.get(file, Caption()), results[file], name)
+                failed += results[file].error is not None
                 if entry != there.get(names[file]):  # what fails again for the same reason need not be said again
                     lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
             lines.flush()
@@ -117,49 +115,53 @@ def line(file_name: str, caption: Caption, result: Written, name: str) -> dict:
     return entry | {"writer": name} | ({"error": result.error} if result.error else {})
 
 
-def read_lines(out: Path) -> dict[str, dict]:
-    """file_name -> its last line. A line that was cut off when a run was killed is taken away."""
+def read_lines(out: Path, name: str) -> dict[str, dict]:
+    """file_name -> its last line in the captions that the writer ``name`` has begun, ready to be appended to.
+
+    A last line that was cut off when a run was killed is taken away. ``ValueError`` for anybody else's file, untouched.
+    """
     if not out.is_file():
         return {}
     data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
+    whole, end, cut = data.rpartition(b"\n")
     try:
         entries = [json.loads(text) for text in whole.decode().split("\n") if text.strip()]
-        return {entry["file_name"]: entry for entry in entries}
+        writers = {entry.get("writer", "somebody else") for entry in entries if entry["file_name"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out}: is no file of captions ({one_line(error)}): give another --out") from error
+    if data and writers != {name}:
+        raise ValueError(
+            f"{out}: was written by {' and '.join(writers) or 'somebody else'}, not by {name}: give another --out, or "
+            "delete it"
+        )
+    if cut:
+        with out.open("r+b") as file:
+            file.truncate(len(whole + end))
+    return {entry["file_name"]: entry for entry in entries}
 
 
-def _captions(files: Sequence[Path], folder: Folder, write: Guarded, frames: int, size: int) -> list[Written]:
-    """One a file; a file that cannot be read fails alone."""
-    clips = [_read(file, frames, size) for file in files]
-    requests = [
-        Request(folder.entries.get(file, Caption()).text, clip) for file, clip in zip(files, clips, strict=True)
-    ]
-    readable = [request for request in requests if isinstance(request.clip, torch.Tensor)]
-    written = iter(write(readable) if readable else [])
-    return [
-        next(written) if isinstance(request.clip, torch.Tensor) else Written(request.text, request.clip)
-        for request in requests
-    ]
+def _captions(files: Sequence[Path], folder: Folder, write: Guarded, frames: int, size: int) -> dict[Path, Written]:
+    """What is written on each file; one that cannot be read fails alone."""
+    requests, unread = {}, {}
+    for file in files:
+        text = folder.entries.get(file, Caption()).text
+        try:
+            requests[file] = Request(text, _read(file, frames, size))
+        except VideoError as error:
+            unread[file] = Written(text, str(error))
+    return unread | dict(zip(requests, write(list(requests.values())), strict=True))
 
 
-def _read(file: Path, frames: int, size: int) -> torch.Tensor | str:
-    """Frames at equal distances over the whole video (3, t, h, w), uncropped; or why it cannot be read."""
-    try:
-        info = probe(file)
-        scale = min(1.0, size / max(info.height, info.width))
-        height, width = (max(1, round(side * scale)) for side in (info.height, info.width))
-        if info.is_image:
-            return read_clip(file, 1, height, width)[0]
-        # No frame is shown twice, so that a short video does not seem to stand still in between
-        frames = max(1, min(frames, info.frames))
-        return read_clip(file, frames, height, width, fps=frames / info.duration)[0]
-    except VideoError as error:
-        return str(error)
+def _read(file: Path, frames: int, size: int) -> torch.Tensor:
+    """Frames at equal distances over the whole video, (3, t, h, w) in [-1, 1], uncropped."""
+    info = probe(file)
+    scale = min(1.0, size / max(info.height, info.width))
+    height, width = (max(1, round(side * scale)) for side in (info.height, info.width))
+    if info.is_image:
+        return read_clip(file, 1, height, width)[0]
+    # No frame is shown twice, so that a short video does not seem to stand still in between
+    frames = max(1, min(frames, info.frames))
+    return read_clip(file, frames, height, width, fps=frames / info.duration)[0]
 
 
 # ---- Writers --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ COLOURED = 0.02  # of the picture: what has less of a colour is not named, edges
 MOSTLY = 0.5
 
 CHANGED = 0.1  # of the full range: a pixel that differs by more from one frame to the next has changed
+NOTICED = 0.03  # the same, for pale things before pale grounds; compression alone stays below it
 STILL, PART, MOST = 0.002, 0.15, 0.6  # of the picture
 TRAVELS = 0.08  # of a side: how far the centre of what changes must get for its direction to be named
 DARK, BRIGHT, FADES = 0.25, 0.7, 0.12
@@ -62,10 +63,11 @@ def _colours(rgb: Tensor) -> str:
 
 
 def _change(rgb: Tensor) -> str:
-    changed = (rgb.diff(dim=1).abs().max(0).values > CHANGED).float()  # (t - 1, h, w)
+    steps = rgb.diff(dim=1).abs().max(0).values  # (t - 1, h, w)
+    changed = (steps > CHANGED).float()
     share = changed.mean().item()
     if share < STILL:
-        return "the picture stands still"
+        return "the picture hardly changes" if (steps > NOTICED).float().mean() > STILL else "the picture stands still"
     if share > MOST:
         return "most of the picture changes"
     if share > PART:

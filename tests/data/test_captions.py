@@ -189,6 +189,12 @@ def test_wrong_arguments(root, tmp_path):
         captions.main([str(root), "--backend", "nowhere"])
     with pytest.raises(ValueError, match="was written by somebody else, not by template: give another --out"):
         captions.main([str(root), "--out", str(root / "metadata.jsonl")])
+    before = (root / "metadata.jsonl").read_bytes()
+    for foreign in (before, before.rstrip(), before.splitlines()[0], b"[1]\n", b"no json\n", b"\xff\n"):
+        (tmp_path / "mine").write_bytes(foreign)
+        with pytest.raises(ValueError, match="give another --out"):
+            captions.main([str(root), "--out", str(tmp_path / "mine")])
+        assert (tmp_path / "mine").read_bytes() == foreign
     captions.main([str(root), "--out", str(tmp_path / "elsewhere.jsonl")])
     assert Folder(str(root), metadata=str(tmp_path / "elsewhere.jsonl"), long_share=1, **SIZE)[2].text != "short 2"
 
