@@ -36,8 +36,8 @@ EXAMPLES = (
 )
 # Words that say nothing of their own; all others must come back.
 FUNCTION_WORDS = re.compile(
-    r"an?|and|are|as|at|be|by|for|from|has|have|in|into|is|its?|of|on|onto|or|that|the|their|there|this|to|was|while|"
-    r"who|with"
+    r"an?|and|are|as|at|be|by|for|from|has|have|he|her|his|in|into|is|its?|of|on|onto|or|she|that|the|their|there|they|"
+    r"this|to|was|while|who|with"
 )
 
 
@@ -78,7 +78,7 @@ def lost(request: Request, text: str) -> str | None:
     """Which content words of a prompt a longer text has lost, or what it says over and over; None where all is well."""
     missing = Counter(content_words(request.text)) - Counter(content_words(text))
     if missing:
-        return f"the longer text loses {', '.join(missing)}"
+        return f"the longer text loses {', '.join(word for word in _words(request.text) if _stem(word) in missing)}"
     phrases = _phrases(text) - _phrases(request.text)
     again = [phrase for phrase, times in phrases.items() if times > 1]
     return f"the longer text repeats {' '.join(again[0])!r}" if again else None
