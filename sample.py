@@ -22,12 +22,13 @@ from generator.editing import TASKS, Job
 from generator.guidance import Guidance
 from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
+from generator.prompts import expand
 from vq import pretrained
 
 FILES = (".mp4", ".gif", ".webm", ".png")
 # what a record says elsewhere, or what does not change a video; all other flags are its settings
 NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps"}
-NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile"}
+NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile", "expand"}
 OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to generators of latents
 
 
@@ -40,6 +41,7 @@ def parser() -> Parser:
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     p.add_argument("--model", help="exported folder, hub id or training checkpoint")
     p.add_argument("--prompt", action="append", help="may be repeated: --num samples of each; @FILE: a prompt a line")
+    p.add_argument("--expand", help="makes prompts longer: template, a language model, or http://HOST/v1#MODEL")
     p.add_argument("--out", required=True, type=Path, help=f"a file ({', '.join(FILES)}) or a folder: a file a sample")
     p.add_argument("--task", default="text2video", help="; ".join(f"{k}: {v.about}" for k, v in TASKS.items()))
     p.add_argument("--frames", type=int, help="default: as many as the model was trained at; so for the next three")
@@ -89,7 +91,9 @@ def main(args: list[str] | None = None) -> list[Path]:
     if options.compile:
         model.compile()
     fps = options.fps or model.clip["fps"] or 8.0
-    how = sampling(options, model)
+    how, typed = sampling(options, model), options.prompt
+    if options.expand:
+        options.prompt = expand(typed, options.expand, options.seed, device)
     job = prepare(options, model, fps)
     if missing := model.untrained(job):
         told = ", ".join(model.generator.trained_for)
@@ -98,7 +102,7 @@ def main(args: list[str] | None = None) -> list[Path]:
             "for: it fills in what it can, expect less than of text2video",
             file=sys.stderr,
         )
-    records = describe(options, model, job, fps)
+    records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}
     with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(todo), options.batch_size):
@@ -243,8 +247,13 @@ def read_mask(text: str, frames: int, height: int, width: int, fps: float) -> to
     return mask
 
 
-def describe(options: argparse.Namespace, model: VideoGenerator, job: Job, fps: float) -> dict[Path, dict]:
-    """Every file to write and its record, from which ``--from`` makes the very same video again."""
+def describe(
+    options: argparse.Namespace, model: VideoGenerator, job: Job, fps: float, typed: dict[str, str]
+) -> dict[Path, dict]:
+    """Every file to write and its record, from which ``--from`` makes the very same video again.
+
+    ``typed``: what each expanded prompt was made of.
+    """
     frames, height, width = model.tokenizer.pixel_shape(*job.grid)
     if job.ring:
         frames += model.tokenizer.time_compression - 1
@@ -262,6 +271,7 @@ def describe(options: argparse.Namespace, model: VideoGenerator, job: Job, fps: 
                 path = path / f"{len(records):03d}-seed{seed}.{'png' if frames == 1 else 'mp4'}"
             records[path] = {
                 "prompt": prompt,
+                **({"raw_prompt": [typed[p] for p in job.story] or typed.get(prompt)} if options.expand else {}),
                 "seed": seed,
                 "size": {"frames": frames, "height": height, "width": width},
                 "fps": fps,

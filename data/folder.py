@@ -3,6 +3,8 @@
 Captions stand in `metadata.jsonl` (the convention of Hugging Face data sets: one JSON object a line with `file_name`
 and `text`; every other key becomes an attribute) or in a text file beside the video, `cat.mp4` and `cat.txt`. Folders
 within the folder count, and may have a `metadata.jsonl` of their own. A file without a caption has the caption "".
+A line may have longer captions too, `long_text`, one or a list, as `python -m data.captions` writes them: short and
+long are then mixed, as DALL-E 3 did (Betker et al. 2023, "Improving Image Generation with Better Captions").
 
 Which clip of a file comes out is a pure function of (seed, index): no state, so that a run can stop, resume and be
 spread over workers without changing what it sees.
@@ -12,6 +14,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +25,15 @@ from data.buckets import Shape, fits, kept, nearest
 from data.video import IMAGES, VIDEOS, Example, VideoError, is_image, probe, read_clip
 
 METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands in the metadata of a file: its caption, longer ones, and all other keys."""
+
+    text: str = ""
+    long: tuple[str, ...] = ()
+    attributes: dict | None = None
 
 
 class Folder(Dataset):
@@ -42,6 +54,9 @@ class Folder(Dataset):
         buckets: several sizes, each frames, height and width, in place of the one. Every file is opened once, and goes
             into the bucket that is nearest to its own size and length; images as one frame. A file that fits none of
             them well is warned of. The first bucket is what a model of these clips calls its own size.
+        metadata: a file of captions to read instead of the folder's own; its `file_name`s are relative to `path`.
+        long_share: how often a clip gets one of its long captions, from 0 to 1, drawn by (seed, index). Where there is
+            one kind only, that is used.
     """
 
     def __init__(
@@ -55,8 +70,14 @@ class Folder(Dataset):
         random: bool = True,
         images: bool = True,
         buckets: Sequence[Sequence[int]] | None = None,
+        metadata: str | None = None,
+        long_share: float = 0.0,
     ):
-        self.root = Path(path)
+        if not 0 <= long_share <= 1:
+            raise ValueError(f"long_share is {long_share}, expected a share between 0 and 1")
+        if metadata is not None and not Path(metadata).is_file():
+            raise VideoError(f"{metadata}: no such file: give one that python -m data.captions has written")
+        self.root, self.metadata, self.long_share = Path(path), metadata, long_share
         self.buckets = [tuple(bucket) for bucket in buckets or [(frames, height, width)]]
         (self.frames, self.height, self.width), self.fps = self.buckets[0], fps
         self.seed, self.random = seed, random
@@ -91,8 +112,8 @@ class Folder(Dataset):
                 skipped.append(str(error))
                 self._warn_once(file, error)
                 continue
-            text, attributes = self.entries.get(file, ("", None))
-            return Example(clip, text, fps, attributes, tuple(skipped))
+            caption = self.entries.get(file, Caption())
+            return Example(clip, self._drawn(caption, index), fps, caption.attributes, tuple(skipped))
         raise VideoError(f"{self.root}: none of {len(skipped)} files can be used; the first: {skipped[0]}")
 
     def _candidates(self, index: int):
@@ -139,27 +160,40 @@ class Folder(Dataset):
         common = Counter(assigned.values()).most_common(1)[0][0] if assigned else self.buckets[0]
         return [assigned.get(file, common) for file in self.files]
 
+    def _drawn(self, caption: Caption, index: int) -> str:
+        if not caption.long:
+            return caption.text
+        # Another stream than that of the clip: which caption comes out changes nothing about the picture.
+        rng = np.random.default_rng([self.seed, index if self.random else index % len(self), 1])
+        if caption.text and rng.random() >= self.long_share:
+            return caption.text
+        return caption.long[rng.integers(len(caption.long))]
+
     def _warn_once(self, file: Path, error: VideoError) -> None:
         if file not in self._warned:
             self._warned.add(file)
             warnings.warn(f"passed over {error}", stacklevel=3)
 
-    def _captions(self) -> dict[Path, tuple[str, dict | None]]:
-        """file -> (text, attributes), from every metadata.jsonl and the text files beside the videos."""
+    def _captions(self) -> dict[Path, Caption]:
+        """file -> caption, from the metadata and the text files beside the videos."""
         entries = {}
         for file in self.files:
             beside = file.with_suffix(".txt")
             if beside.is_file():
-                entries[file] = (_text(beside).strip(), None)
-        for metadata in sorted(self.root.rglob(METADATA)):
-            for file, text, attributes in _entries(metadata):
-                # A line without a text adds attributes to the caption beside the file.
-                entries[file] = (entries.get(file, ("", None))[0] if text is None else text, attributes or None)
+                entries[file] = Caption(_text(beside).strip())
+        given = [Path(self.metadata)] if self.metadata else []
+        for metadata in given or sorted(self.root.rglob(METADATA)):
+            for name, text, caption in _entries(metadata):
+                file = (self.root if given else metadata.parent) / name
+                # A line without a text adds to the caption beside the file.
+                text = entries.get(file, Caption()).text if text is None else text
+                entries[file] = replace(caption, text=text)
 
         missing = [file for file in entries.keys() - set(self.files) if not file.exists()]
         if missing:
             warnings.warn(f"{self.root}: {len(missing)} captions without a file, first {min(missing)}", stacklevel=3)
-        self.uncaptioned = sum(not entries.get(file, ("",))[0] for file in self.files)
+        captions = [entries.get(file, Caption()) for file in self.files]
+        self.uncaptioned = sum(not (caption.text or caption.long) for caption in captions)
         if self.uncaptioned:
             warnings.warn(
                 f'{self.root}: {self.uncaptioned} of {len(self)} files have no caption and get ""', stacklevel=3
@@ -168,7 +202,7 @@ class Folder(Dataset):
 
 
 def _entries(metadata: Path):
-    """(file, text or None, attributes) of each line of a metadata file."""
+    """(file_name, text or None, caption without a text) of each line of a metadata file."""
     for number, line in enumerate(_text(metadata).split("\n"), start=1):  # splitlines would split within captions
         if not line.strip():
             continue
@@ -177,12 +211,16 @@ def _entries(metadata: Path):
             name, text = entry.pop("file_name"), entry.pop("text", None)
             if not isinstance(name, str) or not isinstance(text, str | None):
                 raise TypeError("file_name and text must be strings")
+            long = entry.pop("long_text", None) or []
+            long = [long] if isinstance(long, str) else long
+            if not isinstance(long, list) or not all(isinstance(caption, str) for caption in long):
+                raise TypeError("long_text must be a string or a list of strings")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise VideoError(
                 f'{metadata}, line {number}: {reason}: expected {{"file_name": "a.mp4", "text": "a caption"}}'
             ) from error
-        yield metadata.parent / name, text, entry
+        yield name, text, Caption(long=tuple(filter(None, long)), attributes=entry or None)
 
 
 def _text(file: Path) -> str:

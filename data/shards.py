@@ -1,7 +1,7 @@
 """Shards of captioned clips: tar files in the manner of WebDataset, for collections too large for a folder.
 
 Members of a name up to its first dot belong together: ``000017.mp4`` is a clip, ``000017.txt`` its caption, or
-``000017.json``, whose ``text`` or ``caption`` is the caption and whose other keys are attributes. A shard is read once
+``000017.json`` with a ``text`` or ``caption``, a ``long_text``, and attributes. A shard is read once
 to find where its members lie, which is written beside it as ``00000.tar.index``; after that any clip is one seek away.
 So shards are as a folder of files: shuffled as a whole, resumed at any step, spread over any number of processes.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data.folder import Folder
+from data.folder import Caption, Folder
 from data.video import VideoError
 
 
@@ -25,14 +25,14 @@ class Shards(Folder):
         shards = sorted(self.root.rglob("*.tar"))
         if not shards:
             raise VideoError(f"{self.root}: holds no tar file: expected 00000.tar ..., or use data.folder.Folder")
-        self.captions: dict[Member, tuple[str, dict | None]] = {}
+        self.captions: dict[Member, Caption] = {}
         for shard in shards:
-            for name, offset, size, text, attributes in index(shard):
+            for name, offset, size, said in index(shard):
                 if PurePosixPath(name).suffix.lower() in suffixes:
-                    self.captions[Member(shard, name, offset, size)] = (text, attributes)
+                    self.captions[Member(shard, name, offset, size)] = caption(said)
         return list(self.captions)
 
-    def _captions(self) -> dict["Member", tuple[str, dict | None]]:
+    def _captions(self) -> dict["Member", Caption]:
         return self.captions
 
 
@@ -80,8 +80,15 @@ class Window(io.RawIOBase):
         super().close()
 
 
-def index(shard: Path) -> list[tuple[str, int, int, str, dict | None]]:
-    """(name, offset, size, caption, attributes) of each file of a shard, remembered beside it where one may write."""
+def caption(said: dict) -> Caption:
+    """What is said of a clip, as captions of different lengths and attributes."""
+    said = dict(said)
+    text, other, long = (said.pop(key, None) or "" for key in ("text", "caption", "long_text"))
+    return Caption(text or other, tuple([long] if isinstance(long, str) and long else long), said or None)
+
+
+def index(shard: Path) -> list[tuple[str, int, int, dict]]:
+    """(name, offset, size, what is said of it) of each file of a shard, remembered beside it where one may write."""
     memory = shard.with_name(shard.name + ".index")
     state = shard.stat()
     stamp = [state.st_size, state.st_mtime_ns]
@@ -95,7 +102,7 @@ def index(shard: Path) -> list[tuple[str, int, int, str, dict | None]]:
     return clips
 
 
-def _clips(shard: Path) -> Iterator[tuple[str, int, int, str, dict | None]]:
+def _clips(shard: Path) -> Iterator[tuple[str, int, int, dict]]:
     members, said = [], {}
     try:
         with tarfile.open(shard) as tar:
@@ -111,9 +118,7 @@ def _clips(shard: Path) -> Iterator[tuple[str, int, int, str, dict | None]]:
         reason = str(error).splitlines()[0]
         raise VideoError(f"{shard}: not a readable tar file ({reason}): download or copy it again") from error
     for key, member in members:
-        attributes = dict(said.get(key, {}))
-        text = attributes.pop("text", None) or attributes.pop("caption", None) or ""
-        yield member.name, member.offset_data, member.size, text, attributes or None
+        yield member.name, member.offset_data, member.size, said.get(key, {})
 
 
 def _read(content: bytes, kind: str) -> dict:

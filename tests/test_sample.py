@@ -293,3 +293,14 @@ def test_flags_of_the_other_generator_are_refused(twin, model, clip, tmp_path):
         with pytest.raises(ValueError, match=words):
             run(source, tmp_path / "b.mp4", "--prompt", "a", *args)
     assert not list(tmp_path.glob("b.*"))
+
+
+def test_expanded_prompts_are_in_the_record_beside_what_was_typed(model, tmp_path):
+    (path,) = run(model, tmp_path / "a.gif", "--prompt", "red circle", "--expand", "template")
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["raw_prompt"] == "red circle" and record["prompt"] != "red circle" and "circle" in record["prompt"]
+    again = sample.main(["--from", str(tmp_path / "a.json"), "--out", str(tmp_path / "b.gif")])
+    assert again[0].read_bytes() == path.read_bytes()
+    run(model, tmp_path / "c.gif", "--prompt", "circle", "--prompt", "square", "--task", "story", "--expand", "template")
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert record["raw_prompt"] == ["circle", "square"] and len(record["prompt"]) == 2
