@@ -147,7 +147,7 @@ def run_generation(given: Namespace) -> dict:
         extractors=extractors,
         text_score=text_score,
         classes=classes,
-        train=train and read(train, range(min(given.train_clips, len(train))), "reading training clips"),
+        train=train and read(train, 0, min(given.train_clips, len(train)), "reading training clips"),
         batch_size=given.batch_size,
         device=given.device,
     )

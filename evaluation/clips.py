@@ -1,6 +1,6 @@
 """The sets of clips that a score is told of: the real ones, what samples are worth, and what a score can see at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,42 +35,48 @@ class Clips:
         return [clip_bytes(to_float(clip)) for clip in self.pixels]
 
 
-def read(dataset: Dataset, indices: range, what: str) -> Clips:
-    """The clips of some indices, rounded to 8 bits, with a progress bar.
+def read(dataset: Dataset, start: int, count: int, what: str, known: Sequence[bytes] = ()) -> Clips:
+    """``count`` clips of a data set from index ``start`` on, rounded to 8 bits, with a progress bar.
 
-    Raises ``ValueError`` for tokens, and for a broken file: no other clip may stand in for it.
+    No clip counts twice: what shows the same as one before it or as a ``known`` one is passed over, such as the draws
+    beyond the length of a folder whose videos have no other moment. Where they are used up, fewer come back. Raises
+    ``ValueError`` for tokens, and for a broken file, lest another clip stand in for it.
     """
-    clips = Clips([], [], [], [])
-    for i in tqdm(indices, unit="clip", desc=what):
-        batch = collate([dataset[i]])
-        if batch.video is None:
-            raise ValueError("the data set holds tokens, no videos: expected one of videos, such as data.folder.Folder")
-        if batch.skipped:
-            raise ValueError(f"{batch.skipped[0]}: no other clip may count twice for it: mend the file or remove it")
-        clips.pixels.append(to_uint8(batch.video[0]))
-        clips.texts.extend(batch.text)
-        clips.fps.extend(batch.fps.tolist())
-        clips.attributes.extend(batch.attributes)
+    clips, seen = Clips([], [], [], []), set(known)
+    with tqdm(total=count, unit="clip", desc=what) as bar:
+        for i in range(start, start + 2 * count):
+            if len(clips) == count:
+                break
+            batch = collate([dataset[i]])
+            if batch.video is None:
+                raise ValueError("the data set holds tokens: expected one of videos, such as data.folder.Folder")
+            if batch.skipped:
+                raise ValueError(f"{batch.skipped[0]}: mend the file or remove it, lest another clip count twice")
+            pixels = to_uint8(batch.video[0])
+            if pixels.tobytes() in seen:
+                continue
+            seen.add(pixels.tobytes())
+            clips.pixels.append(pixels)
+            clips.texts.extend(batch.text)
+            clips.fps.extend(batch.fps.tolist())
+            clips.attributes.extend(batch.attributes)
+            bar.update()
     return clips
 
 
 def read_reference(dataset: Dataset, clips: int) -> tuple[Clips, Clips | None]:
     """The first ``clips`` of a data set, and as many further ones, or None if it has no others.
 
-    Beyond its length a data set draws other moments of the same videos, or the same clips again. Those are refused, as
-    no clip counts twice.
+    Raises ``ValueError`` where it has fewer.
     """
-    reference = read(dataset, range(clips), "reading real clips")
-    known = set(reference.hashes())
-    if clips > len(dataset) and len(known) < clips:
+    reference = read(dataset, 0, clips, "reading real clips")
+    if len(reference) < clips:
         raise ValueError(
-            f"{clips} clips are asked for, and the data set has {len(dataset)}: use --clips {len(dataset)}"
+            f"the data set has {len(reference)} different clips: expected --clips {len(reference)} or less"
         )
-    further = read(dataset, range(clips, 2 * clips), "reading further ones")
-    others = set(further.hashes())
-    if 2 * clips > len(dataset) and (known & others or len(others) < clips):
-        return reference, None
-    return reference, further
+    known = [pixels.tobytes() for pixels in reference.pixels]
+    further = read(dataset, clips, clips, "reading further ones", known)
+    return reference, further if len(further) == clips else None
 
 
 def sets(
