@@ -137,7 +137,8 @@ def run_generation(given: Namespace) -> dict:
     else:
         texts = real.texts + real.texts[:AGAIN]
         seeds = [given.seed + i for i in range(len(texts))]
-        source = samples.Drawn(model, size, texts, seeds, vars(given.sampling))
+        settings = vars(generation_parser().instantiate(given).sampling)
+        source = samples.Drawn(model, size, texts, seeds, settings, given.sampling.as_dict())
     result = generation.evaluate(
         dataset,
         real,

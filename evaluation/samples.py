@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,20 +22,22 @@ class Drawn:
 
     Attributes:
         texts, seeds: one a sample.
-        sampling: further arguments of `VideoGenerator.fill`.
+        settings: further arguments of `VideoGenerator.fill`.
+        sampling: the same as JSON can hold them.
     """
 
     model: VideoGenerator
     size: dict[str, int]
     texts: list[str]
     seeds: list[int]
-    sampling: dict = field(default_factory=dict)
+    settings: dict
+    sampling: dict
 
     def __call__(self, rows: slice) -> Tensor:
         """Videos (b, 3, t, h, w) in [-1, 1]."""
         canvas = tasks.text2video(self.model.tokenizer.latent_shape(**self.size), self.model.generator.mask_id)
         texts, seeds = self.texts[rows], self.seeds[rows]
-        tokens = self.model.fill(canvas.repeat(len(texts)), texts, seeds, batch_size=len(texts), **self.sampling)
+        tokens = self.model.fill(canvas.repeat(len(texts)), texts, seeds, batch_size=len(texts), **self.settings)
         return self.model.decode(tokens)
 
 
