@@ -18,14 +18,13 @@ from data.module import VideoData
 from evaluation import generation, reconstruction, samples
 from evaluation.clips import read, read_reference
 from evaluation.extractor import Extractor
-from evaluation.features import I3D, FrameEncoder, TextVideo, VideoEncoder
+from evaluation.features import I3D, WINDOW, FrameEncoder, TextVideo, VideoEncoder
 from evaluation.fidelity import read_classes
-from evaluation.protocol import compare, fingerprint
+from evaluation.protocol import compare
 from evaluation.table import comparison_table, score_table
 from generator.pipeline import VideoGenerator
 from vq import pretrained
 from vq.lpips import LPIPS
-from vq.pretrained import fingerprint as weights
 
 AGAIN = 16  # captions that get a second sample, to see how much samples of one caption differ
 SIZE = ("frames", "height", "width")
@@ -152,7 +151,7 @@ def run_generation(given: Namespace) -> dict:
         batch_size=given.batch_size,
         device=given.device,
     )
-    parts = {part: weights(getattr(model, part)) for part in ("tokenizer", "generator")} if model else {}
+    parts = {part: pretrained.fingerprint(getattr(model, part)) for part in ("tokenizer", "generator")} if model else {}
     about = {"model": given.model, "samples": given.samples and str(given.samples), "videos": str(given.videos)}
     write(given.out, about | {"weights": parts, "torch": torch.__version__} | result)
     print(f"\n{len(real)} clips; ± standard error, or in brackets the 95% interval")
@@ -179,9 +178,8 @@ def open_networks(given: Namespace) -> tuple[list[Extractor], Extractor | None]:
     """The networks that are asked for, on their device."""
     extractors = []
     if given.i3d:
-        i3d, window = I3D(given.i3d).to(given.device), reconstruction.WINDOW
-        identity = f"{fingerprint([Path(given.i3d).read_bytes()])}, {reconstruction.SHOWN}"
-        extractors.append(Extractor("i3d", lambda v: i3d(v[:, :, :window]), identity, folder=given.cache))
+        i3d = I3D(given.i3d).to(given.device)
+        extractors.append(Extractor("i3d", lambda v: i3d(v[:, :, :WINDOW]), i3d.identity, folder=given.cache))
     if given.video_features:
         encoder = VideoEncoder(given.video_features).to(given.device)
         extractors.append(Extractor(encoder.kind, encoder, encoder.identity, folder=given.cache))

@@ -7,6 +7,7 @@ motion more than I3D's do (2404.12391); CLIP, SigLIP and DINOv2 for frames; CLIP
 
 import json
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,10 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from evaluation import protocol
 from vq.pretrained import fingerprint
 
+WINDOW = 16  # frames that I3D is shown, by custom
 MIXED = ("3b", "3c", "pool3", "4b", "4c", "4d", "4e", "4f", "pool2", "5b", "5c")
 SIDE = 224  # pixels that the network was trained at
 LAYERS = 58  # convolutions
@@ -31,6 +34,9 @@ class I3D(nn.Module):
         weights: a safetensors file with ``Conv3d_1a_7x7.conv3d.weight``, ``.bn.bias``, ``.bn.running_mean`` and
             ``.bn.running_var``, ... ``Mixed_3b.b0``, ``.b1a``, ``.b1b``, ``.b2a``, ``.b2b``, ``.b3b`` ...
             ``logits.conv3d.weight``, as the common PyTorch port of DeepMind's network names them.
+
+    Attributes:
+        identity: the network by its weights, and how clips are shown to it.
     """
 
     def __init__(self, weights: str) -> None:
@@ -48,8 +54,10 @@ class I3D(nn.Module):
                 self.register_buffer(f"{name}_bias".replace(".", "_"), bias, persistent=False)
             if len(names) != LAYERS:
                 raise KeyError(f"{len(names)} layers")
+            weighed = protocol.fingerprint([Path(weights).read_bytes()])
         except Exception as error:  # no such file, another format, missing keys
             raise ValueError(f"{weights}: no I3D weights can be read: expected a safetensors file") from error
+        self.identity = f"{weighed}, logits of the first {WINDOW} frames, stretched to {SIDE}x{SIDE}"
 
     @torch.no_grad()
     def forward(self, video: Tensor) -> Tensor:

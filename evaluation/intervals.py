@@ -25,3 +25,10 @@ def wilson(hits: int, n: int) -> dict[str, float]:
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return {"mean": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half), "n": n}
+
+
+def margin(cell: dict) -> float:
+    """Half of a 95% interval of a cell; nan where nobody knows."""
+    if "low" in cell:
+        return (cell["high"] - cell["low"]) / 2
+    return 1.96 * cell.get("error", math.nan)

@@ -1,7 +1,6 @@
 """What scores depend on beside the model. Two results compare where that is the same, and nowhere else."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,10 +99,3 @@ def _cells(scores: dict, prefix: str = "") -> dict[str, dict]:
     for name, score in scores.items():
         cells |= {prefix + name: score} if "mean" in score else _cells(score, f"{prefix}{name}, ")
     return cells
-
-
-def margin(cell: dict) -> float:
-    """Half of a 95% interval of a cell; nan where nobody knows."""
-    if "low" in cell:
-        return (cell["high"] - cell["low"]) / 2
-    return 1.96 * cell.get("error", math.nan)

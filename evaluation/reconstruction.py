@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.module import collate
-from evaluation.features import I3D
+from evaluation.features import I3D, WINDOW
 from evaluation.frechet import frechet_distance
 from evaluation.intervals import mean_and_error
 from evaluation.kernel import kernel_distance
@@ -22,9 +22,6 @@ from evaluation.protocol import Protocol, code_version
 from vq.losses import psnr, ssim
 from vq.lpips import LPIPS
 from vq.tokenizer import Tokenizer
-
-WINDOW = 16  # frames that I3D is shown, by custom
-SHOWN = f"logits of the first {WINDOW} frames, stretched to 224x224"
 
 
 @torch.no_grad()
@@ -94,7 +91,7 @@ def evaluate(
         fps=dataset.fps,
         reference=digest.hexdigest()[:16],
         code=code_version(),
-        features={"i3d": SHOWN} if i3d else {},
+        features={"i3d": i3d.identity} if i3d else {},
     )
     return {"protocol": asdict(protocol), "scores": scores, "refused": refused}
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
-from evaluation.protocol import margin
+from evaluation.intervals import margin
 
 COLUMN, NAMES = 17, 28  # characters
 

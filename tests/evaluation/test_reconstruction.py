@@ -18,6 +18,8 @@ SIZE = {"frames": 17, "height": 16, "width": 24, "fps": 8}
 class Averages(torch.nn.Module):
     """Three features of a clip, in the place of I3D: brightness, contrast and how much it moves."""
 
+    identity = "averages"
+
     def forward(self, video):
         moves = 100 * video.diff(dim=2).abs().flatten(1).mean(1)
         return torch.stack([video.flatten(1).mean(1), video.flatten(1).std(1), moves], dim=1)
