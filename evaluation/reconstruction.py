@@ -1,4 +1,4 @@
-"""How much a tokenizer loses: PSNR, SSIM, LPIPS and rFVD of a set of clips, with what the numbers are worth.
+"""How much a tokenizer loses: PSNR, SSIM, LPIPS, rFVD and rKVD of a set of clips, with what the numbers are worth.
 
 The result carries its protocol: two results compare only where that is the same.
 """
@@ -6,7 +6,7 @@ The result carries its protocol: two results compare only where that is the same
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -14,27 +14,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.module import collate
-from evaluation.features import I3D
+from evaluation.features import I3D, WINDOW
 from evaluation.frechet import frechet_distance
+from evaluation.intervals import mean_and_error
+from evaluation.kernel import kernel_distance
+from evaluation.protocol import Protocol, code_version
 from vq.losses import psnr, ssim
 from vq.lpips import LPIPS
 from vq.tokenizer import Tokenizer
-
-WINDOW = 16  # frames that I3D is shown, by custom
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What scores depend on beside the model; ``reference`` is a hash of the real clips' pixels."""
-
-    clips: int
-    frames: int
-    height: int
-    width: int
-    fps: float | None
-    reference: str
-    pixels: str = "8 bits"
-    features: str = f"I3D logits of the first {WINDOW} frames, stretched to 224x224"
 
 
 @torch.no_grad()
@@ -49,9 +36,10 @@ def evaluate(
 ) -> dict:
     """Scores of the first ``clips`` clips of a data set: {"protocol": {...}, "scores": {name: {"mean", "error"}}}.
 
-    ``error`` is the standard error over clips. A Frechet distance has none: rFVD stands beside a floor, the distance to
-    as many further clips of the data set, and beside ceilings, which show what it can see at all: the same clips with
-    their frames shuffled, and their first frame alone. Raises ``ValueError`` for fewer clips than features.
+    ``error`` is the standard error over clips. rFVD and rKVD stand beside a floor, the distance to as many further
+    clips of the data set, and beside ceilings, which show what they can see at all: the same clips with their frames
+    shuffled, and their first frame alone. A Frechet distance of fewer clips than features is left out; "refused" says
+    so.
     """
     for network in (tokenizer, lpips, i3d):
         if network is not None:
@@ -81,16 +69,31 @@ def evaluate(
             seen["further"].append(i3d(real.to(device)[:, :, :WINDOW]))
 
     scores = {name: mean_and_error(torch.cat(values)) for name, values in each.items()}
+    refused = []
     if i3d:
         real, *others = (torch.cat(features) for features in seen.values())
-        names = ("rfvd", "fvd of the same clips, shuffled", "fvd of their first frames", "fvd of further real clips")
-        scores |= {name: {"mean": frechet_distance(real, x)} for name, x in zip(names, others, strict=True)}
+        names = ("r{}", "{} of the same clips, shuffled", "{} of their first frames", "{} of further real clips")
+        try:
+            fvd = {name.format("fvd"): frechet_distance(real, x) for name, x in zip(names, others, strict=True)}
+            scores |= {name: {"mean": distance} for name, distance in fvd.items()}
+        except ValueError as error:
+            refused.append(f"rfvd: {error}")
+        for name, x in zip(names, others, strict=True):
+            mean, error = kernel_distance(real, x)
+            scores[name.format("kvd")] = {"mean": mean, "error": error}
     size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width")}
     positions = math.prod(tokenizer.latent_shape(**size))
     scores["bits a pixel"] = {"mean": positions * math.log2(tokenizer.codebook_size) / math.prod(size.values())}
     scores["share of tokens unlike all others"] = {"mean": len(used) / (clips * positions)}
-    protocol = Protocol(clips, **size, fps=dataset.fps, reference=digest.hexdigest()[:16])
-    return {"protocol": asdict(protocol), "scores": scores}
+    protocol = Protocol(
+        clips,
+        **size,
+        fps=dataset.fps,
+        reference=digest.hexdigest()[:16],
+        code=code_version(),
+        features={"i3d": i3d.identity} if i3d else {},
+    )
+    return {"protocol": asdict(protocol), "scores": scores, "refused": refused}
 
 
 def batches(dataset: Dataset, indices: Iterable[int], batch_size: int, what: str) -> Iterator[Tensor]:
@@ -106,8 +109,3 @@ def batches(dataset: Dataset, indices: Iterable[int], batch_size: int, what: str
 def eight_bits(video: Tensor) -> Tensor:
     """As it would come back from a lossless file."""
     return video.float().add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)
-
-
-def mean_and_error(values: Tensor) -> dict[str, float]:
-    values = values.double().cpu()
-    return {"mean": values.mean().item(), "error": (values.std() / len(values) ** 0.5).item()}

@@ -21,6 +21,8 @@ from vq.training import check_start, optimizer
 class FrozenTokenizer(L.LightningModule):
     """Base of both: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all."""
 
+    compiled = False
+
     def train(self, mode: bool = True) -> "FrozenTokenizer":
         super().train(mode)
         self.tokenizer.eval()
@@ -28,6 +30,8 @@ class FrozenTokenizer(L.LightningModule):
 
     def on_fit_start(self) -> None:
         check_start(self)
+        if self.compiled:
+            self.generator.backbone.compile()
         for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
             if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
                 raise ValueError(
@@ -85,6 +89,7 @@ class GeneratorTraining(FrozenTokenizer):
         weight: of the hidden tokens by mask ratio, see ``generator.weights``; None: all alike.
         label_smoothing: of the cross-entropy.
         seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
+        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
     """
 
     def __init__(
@@ -106,8 +111,10 @@ class GeneratorTraining(FrozenTokenizer):
         weight: Weight | None = None,
         label_smoothing: float = 0.0,
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        self.compiled = compile
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
         if not self.tokenizer.codebook_size:
             raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
@@ -187,6 +194,7 @@ class DiffusionTraining(FrozenTokenizer):
         measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
         seed: of times, noise, masks and dropped captions. Images and dropped captions are those of a masked generator
             that is trained with the same seed.
+        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
     """
 
     TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
@@ -208,8 +216,10 @@ class DiffusionTraining(FrozenTokenizer):
         middle_share: float = 0.0,
         measured_clips: int = 512,
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        self.compiled = compile
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
         self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay

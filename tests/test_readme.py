@@ -63,11 +63,13 @@ def test_training_commands_in_their_order(place):
 def test_measuring_commands(place):
     write_clip(place / "clip.mp4", torch.rand(3, 20, 40, 56) * 2 - 1, 12)
     commands = [shlex.split(c)[2:] for c in COMMANDS if c.startswith(".venv/bin/python -m ")]
-    assert [module for module, *_ in commands] == ["vq.reconstruct", "evaluation"]
+    assert [module for module, *_ in commands] == ["vq.reconstruct", *["evaluation"] * 4]
     reconstruct.main(commands[0][1:])
     assert read_clip(place / "both.mp4")[0].shape == (3, 20, 40, 112)
-    evaluation.main([*commands[1][1:], "--clips", "2"])
-    assert (place / "metrics.json").is_file()
+    for command in commands[1:]:
+        few = {"reconstruction": ["--clips", "2"], "generation": ["--clips", "2", "--sampling.revisions", "0"]}
+        evaluation.main([*command[1:], *few.get(command[1], [])])
+    assert all((place / name).is_file() for name in ("metrics.json", "demo.json", "fewer.json"))
 
 
 def test_the_python_example(place):

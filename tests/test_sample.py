@@ -301,6 +301,8 @@ def test_expanded_prompts_are_in_the_record_beside_what_was_typed(model, tmp_pat
     assert record["raw_prompt"] == "red circle" and record["prompt"] != "red circle" and "circle" in record["prompt"]
     again = sample.main(["--from", str(tmp_path / "a.json"), "--out", str(tmp_path / "b.gif")])
     assert again[0].read_bytes() == path.read_bytes()
-    run(model, tmp_path / "c.gif", "--prompt", "circle", "--prompt", "square", "--task", "story", "--expand", "template")
+    run(
+        model, tmp_path / "c.gif", "--prompt", "circle", "--prompt", "square", "--task", "story", "--expand", "template"
+    )
     record = json.loads((tmp_path / "c.json").read_text())
     assert record["raw_prompt"] == ["circle", "square"] and len(record["prompt"]) == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluation.features import I3D
-from evaluation.frechet import frechet_distance
+from evaluation.frechet import frechet_at_infinity, frechet_distance
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 
@@ -42,3 +42,23 @@ def test_the_distance_of_known_gaussians():
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="needs more than 5 samples a side, got 5"):
         frechet_distance(torch.randn(5, 5), torch.randn(9, 5))
+
+
+def test_the_distance_at_infinity_is_that_of_the_gaussians_themselves():
+    draw = torch.Generator().manual_seed(3)
+    scale = torch.arange(1, 21, dtype=torch.float64) ** -0.5
+    truth = ((0.3 * scale).square() + (0.2 * scale).square()).sum().item()  # of means and of standard deviations
+    found, plain = [], []
+    for _ in range(20):
+        a, b = (torch.randn(400, 20, generator=draw, dtype=torch.float64) * scale for _ in range(2))
+        found.append(frechet_at_infinity(a, 1.2 * b + 0.3 * scale))
+        plain.append(frechet_distance(a, 1.2 * b + 0.3 * scale))
+    values, errors = torch.tensor(found).unbind(1)
+    assert values.mean() == pytest.approx(truth, abs=3 * values.std().item() / 20**0.5)
+    assert sum(plain) / 20 > 1.2 * truth  # what a finite number adds
+    assert errors.mean() == pytest.approx(values.std().item(), rel=0.5)
+
+
+def test_infinity_needs_many_samples():
+    with pytest.raises(ValueError, match="at infinity needs 20 samples a side, got 19"):
+        frechet_at_infinity(torch.randn(19, 5), torch.randn(19, 5))

@@ -18,6 +18,8 @@ SIZE = {"frames": 17, "height": 16, "width": 24, "fps": 8}
 class Averages(torch.nn.Module):
     """Three features of a clip, in the place of I3D: brightness, contrast and how much it moves."""
 
+    identity = "averages"
+
     def forward(self, video):
         moves = 100 * video.diff(dim=2).abs().flatten(1).mean(1)
         return torch.stack([video.flatten(1).mean(1), video.flatten(1).std(1), moves], dim=1)
@@ -44,6 +46,7 @@ def test_a_perfect_tokenizer_loses_nothing_but_the_rounding():
     scores = result["scores"]
     assert scores["psnr"]["mean"] > 53 and scores["ssim"]["mean"] > 0.99  # flat grounds feel every rounding
     assert scores["rfvd"]["mean"] == pytest.approx(0, abs=1e-4)
+    assert abs(scores["rkvd"]["mean"]) < 0.01 < scores["kvd of their first frames"]["mean"]
     assert scores["fvd of their first frames"]["mean"] > scores["fvd of further real clips"]["mean"] > 0.01
     assert scores["fvd of the same clips, shuffled"]["mean"] > 0.01
     assert scores["bits a pixel"]["mean"] == pytest.approx(4 * 5 * 2 * 3 / (17 * 16 * 24))
@@ -63,9 +66,10 @@ def test_scores_do_not_depend_on_the_batch_and_belong_to_their_protocol(tokenize
     assert runs[0]["scores"]["ssim"]["mean"] == pytest.approx(ssim(fake, real).mean().item(), abs=0.01)
 
 
-def test_a_distance_of_too_few_clips_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="needs more than 3 samples a side, got 3"):
-        evaluate(tokenizer, Shapes("test", **SIZE), clips=3, i3d=Averages())
+def test_a_frechet_distance_of_too_few_clips_is_refused_and_a_kernel_distance_is_not(tokenizer):
+    result = evaluate(tokenizer, Shapes("test", **SIZE), clips=3, i3d=Averages())
+    assert "rfvd" not in result["scores"] and "rkvd" in result["scores"]
+    assert result["refused"] == ["rfvd: a Frechet distance of 3 features needs more than 3 samples a side, got 3"]
 
 
 def test_the_program_scores_folders_and_recipes(tokenizer, tmp_path, capsys):
