@@ -87,7 +87,9 @@ def extend_back(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
 def loop(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
     """A ring of latent frames, none of which is a first one: made as a piece, then anew around its seam."""
     ring = fill(replace(tasks.text2video(job.grid, model.mask_id), middle=True))
-    return fill(tasks.seam(ring, job.window, model.mask_id))
+    size = min(ring.shape[1], max(3, job.window - 1)) if job.window else ring.shape[1]
+    canvas = tasks.seam(ring, size, model.mask_id)
+    return canvas.filled(0, fill(canvas.span(0, size))).tokens
 
 
 def interpolate(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:

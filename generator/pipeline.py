@@ -214,7 +214,7 @@ class VideoGenerator:
             drawing: ``schedule``, ``top_k``, ``top_p``, ``remask`` and ``lean`` of ``generator.samplers.sample``.
         """
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-        spans = tasks.windows(canvas.tokens.shape[1], window, backwards)
+        spans = tasks.windows(canvas.tokens.shape[1], window, backwards, canvas.middle)
         order, filled = order or Halton(), []
         if refresh > 1 and not order.blind:
             raise ValueError(

@@ -50,16 +50,20 @@ class Canvas:
         return replace(self, tokens=self.tokens.to(device), known=self.known.to(device))
 
 
-def windows(length: int, size: int | None, backwards: bool = False) -> list[tuple[int, int]]:
-    """Spans of ``size`` latent frames, each half over the one before, that cover ``length``: [(start, stop), ...].
+def windows(length: int, size: int | None, backwards: bool = False, middle: bool = False) -> list[tuple[int, int]]:
+    """Spans of latent frames that cover ``length``, in the order in which they are filled: [(start, stop), ...].
 
-    In the order in which they are filled; None: all at once.
+    The one at the beginning has ``size`` of them. The others, and with ``middle`` all, have one less, as a clip of the
+    length that a model was trained at has without its first latent frame; each lies half over the one before. None: all
+    at once.
     """
-    size = min(size or length, length)
-    starts = [*range(0, length - size, size - size // 2), length - size]
+    if size is None or size >= length:
+        return [(0, length)]
+    inner = size - 1 if size > 2 else size
+    first, step = inner if middle else size, inner - inner // 2
     if backwards:
-        starts = [length - size - start for start in starts]
-    return [(start, start + size) for start in starts]
+        return [*((start, start + inner) for start in range(length - inner, 0, -step)), (0, first)]
+    return [(0, first), *((stop - inner, stop) for stop in range(first + step, length, step)), (length - inner, length)]
 
 
 def text2video(grid: Grid, mask_id: int) -> Canvas:

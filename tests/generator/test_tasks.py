@@ -39,14 +39,20 @@ def seen_by(model):
     return calls
 
 
-@pytest.mark.parametrize(("length", "size"), [(9, 3), (10, 4), (3, 3), (2, 5), (7, 1), (6, None)])
-def test_windows_cover_everything_and_overlap_by_half(length, size):
-    spans = tasks.windows(length, size)
-    assert {i for span in spans for i in range(*span)} == set(range(length))
-    assert all(stop - start == min(size or length, length) for start, stop in spans)
-    assert all(before[1] - after[0] >= (size or length) // 2 for before, after in pairwise(spans))
-    back = tasks.windows(length, size, backwards=True)
-    assert back[0][1] == length and back[-1][0] == 0 and len(back) == len(spans)
+@pytest.mark.parametrize("middle", [False, True])
+@pytest.mark.parametrize(("length", "size"), [(9, 3), (10, 4), (3, 3), (2, 5), (7, 1), (7, 2), (16, 5), (6, None)])
+def test_windows_cover_everything_and_overlap_by_half(length, size, middle):
+    for backwards in (False, True):
+        spans = tasks.windows(length, size, backwards, middle)
+        assert {i for span in spans for i in range(*span)} == set(range(length))
+        if size is None or size >= length:
+            assert spans == [(0, length)]
+            continue
+        inner = size - 1 if size > 2 else size  # as many latent frames as a training clip has without its first one
+        assert {stop - start for start, stop in spans} <= {inner, inner if middle else size}
+        forward = sorted(spans)
+        assert spans == (forward[::-1] if backwards else forward)
+        assert all(before[1] - after[0] >= inner // 2 for before, after in pairwise(forward))
 
 
 @pytest.mark.parametrize(("frames", "grid"), [(65, 17), (9, 3)])
@@ -55,7 +61,7 @@ def test_extend_keeps_integers_at_a_constant_window(model, frames, grid):
     calls = seen_by(model)
     made = tokens_of(model, "extend", [given], frames=frames)
     assert made.shape == (1, grid, 2, 3) and torch.equal(made[:, :2], model.encode(given[None]))
-    assert made.max() < K and {shape for shape, _ in calls} == {(3, 2, 3)}
+    assert made.max() < K and {shape for shape, _ in calls} == ({(3, 2, 3), (2, 2, 3)} if frames > 9 else {(3, 2, 3)})
     assert calls[0][1] is False and calls[-1][1] is (frames > 9)  # later windows are pieces from the middle
     reconstruction = model.decode(model.encode(given[None]))
     torch.testing.assert_close(model.decode(made)[:, :, :5], reconstruction, rtol=0, atol=1e-5)
@@ -74,7 +80,7 @@ def test_extend_back_ends_with_a_piece_of_the_middle(model, frames):
     made = tokens_of(model, "extend-back", [given], frames=frames)
     assert torch.equal(made[:, -2:], model.encode(given[None])[:, 1:]) and made.max() < K
     assert model.decode(made).shape[2] == frames
-    assert {shape for shape, _ in calls} == {(3, 2, 3)} and calls[-1][1] is False  # the beginning comes last
+    assert {shape for shape, _ in calls} == {(2, 2, 3), (3, 2, 3)} and calls[-1][1] is False  # the beginning comes last
 
 
 def test_a_still_in_the_middle_is_several_copies_of_it(model):
@@ -231,7 +237,7 @@ def test_a_story_is_told_prompt_by_prompt_at_a_constant_window(model):
     model.generator.read = lambda texts, drop=None: told.append(texts[0]) or read(texts, drop)
     made = tokens_of(model, "story", prompts=["a", "b", "c"], texts=("",), frames=33)
     assert made.shape[1] == 9 and made.max() < K
-    assert list(dict.fromkeys(told)) == ["a", "b", "c"] and {shape for shape, _ in calls} == {(3, 2, 3)}
+    assert list(dict.fromkeys(told)) == ["a", "b", "c"] and {shape for shape, _ in calls} == {(2, 2, 3), (3, 2, 3)}
     begins = tokens_of(model, "story", prompts=["a", "b", "x"], texts=("",), frames=33)
     assert torch.equal(begins[:, :6], made[:, :6])
     assert model(["a", "b"], task="story", num=2, steps=2).shape == (2, 3, 17, 16, 24)
