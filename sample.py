@@ -7,13 +7,16 @@ exists is never overwritten: made with the same settings it is skipped, so a lon
 """
 
 import argparse
+import math
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from tqdm import tqdm
 
+from data.commands import find_device
 from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
 from generator import editing
@@ -84,9 +87,7 @@ def main(args: list[str] | None = None) -> list[Path]:
     options = read_options(args)
     check(options)
     guidance = Guidance(options.guidance, *options.guidance_interval)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(options.device)
     model = VideoGenerator.from_pretrained(options.model, device)
     if options.compile:
         model.compile()
@@ -130,6 +131,8 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
     prompts, inputs = options.prompt and read_prompts(options.prompt), options.input
     if options.source:
         record = read_record(options.source)
+        heat = record["settings"].get("temperature", [0.7])  # before there were ramps, a number
+        record["settings"]["temperature"] = heat if isinstance(heat, list) else [heat]
         p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
         p.set_defaults(**{name: value for name, value in record["settings"].items() if name != "input"})
         options = p.parse_args(args)
@@ -160,6 +163,10 @@ def check(options: argparse.Namespace) -> None:
     for name, low in least.items():
         if getattr(options, name) is not None and getattr(options, name) < low:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")
+    if options.fps is not None and not 0 < options.fps <= (50 if options.out.suffix == ".gif" else 1000):
+        raise ValueError(f"--fps is {options.fps:g}, expected more than 0 and at most 1000, of a .gif 50")
+    if not math.isfinite(options.guidance) or abs(options.seed) >= 2**62:
+        raise ValueError(f"--guidance {options.guidance:g} --seed {options.seed}: expected a finite number and 62 bits")
     for name in ("top_p", "remask"):
         if not 0 <= getattr(options, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected a share from 0 to 1")
@@ -287,6 +294,7 @@ def describe(
 
 
 if __name__ == "__main__":
+    warnings.showwarning = lambda message, *_: print(f"sample.py: {message}", file=sys.stderr)
     try:
         for path in main():
             print(path)

@@ -1,7 +1,6 @@
 """Training program: ``python train.py fit -c configs/vq/shapes.yaml``; ``--help`` and ``fit --help`` list the rest."""
 
 import os
-import sys
 
 import torch
 from lightning import LightningModule
@@ -9,8 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
+from data.commands import OneSentence, run
 from data.module import VideoData
-from vq.commands import OneSentence, in_words
 from vq.hardware import has_bf16
 
 CPU = torch.device("cpu")
@@ -60,9 +59,4 @@ def _checkpoints(root: str | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:  # what users get wrong is a ValueError in words; TESSERA_DEBUG=1 shows where it arose
-        if os.environ.get("TESSERA_DEBUG"):
-            raise
-        sys.exit(f"error: {in_words(error)}")
+    run(main)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 from tqdm import tqdm
 
+from data.commands import Parser, find_device, run
 from data.folder import Caption, Folder
 from data.looks import describe
 from data.video import VideoError, probe, read_clip, to_uint8
@@ -35,7 +35,7 @@ QUESTION = (
 
 
 def main(args: list[str] | None = None) -> Path:
-    parser = ArgumentParser(prog="python -m data.captions", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m data.captions", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of videos and images, with captions or without")
     parser.add_argument(
         "--backend",
@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> Path:
     parser.add_argument("--frames", type=int, default=8, help="of each video that the backend sees")
     parser.add_argument("--size", type=int, default=336, help="pixels of a frame's longer side; never enlarged")
     parser.add_argument("--batch-size", type=int, default=8, help="videos between two writings to the file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     given = parser.parse_args(args)
     for name in ("frames", "size", "batch_size"):
         if given[name] < 1:
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> Path:
     failed = recaption(
         folder,
         out,
-        Guarded(writer(given.backend, given.device)),
+        Guarded(writer(given.backend, find_device(given.device))),
         given.backend,
         given.frames,
         given.size,
@@ -249,7 +249,4 @@ def _load(model: str) -> tuple:
 
 
 if __name__ == "__main__":
-    try:
-        print(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    print(run(main))

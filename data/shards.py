@@ -23,6 +23,8 @@ class Shards(Folder):
 
     def _files(self, suffixes: set[str]) -> list["Member"]:
         shards = sorted(self.root.rglob("*.tar"))
+        if self.metadata:
+            raise VideoError("captions of shards lie in the tar files: leave out metadata")
         if not shards:
             raise VideoError(f"{self.root}: holds no tar file: expected 00000.tar ..., or use data.folder.Folder")
         self.captions: dict[Member, Caption] = {}

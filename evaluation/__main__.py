@@ -6,15 +6,16 @@ python -m evaluation compare a.json b.json
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
+from data.commands import Parser, find_device, run
 from data.folder import Folder
-from data.module import VideoData
+from data.module import VideoData, sizes_of
 from evaluation import generation, reconstruction, samples
 from evaluation.clips import read, read_reference
 from evaluation.extractor import Extractor
@@ -24,7 +25,6 @@ from evaluation.protocol import compare
 from evaluation.table import comparison_table, score_table
 from generator.pipeline import VideoGenerator
 from vq import pretrained
-from vq.commands import Parser, in_words
 from vq.lpips import LPIPS
 
 AGAIN = 16  # captions that get a second sample, to see how much samples of one caption differ
@@ -38,8 +38,12 @@ def main(args: list[str] | None = None) -> dict:
     programs.add_subcommand("generation", generation_parser(), help="how good a generator's samples are")
     programs.add_subcommand("compare", compare_parser(), help="two results side by side, if they are comparable")
     given = parser.parse_args(args)
-    run = {"reconstruction": run_reconstruction, "generation": run_generation, "compare": run_compare}[given.what]
-    return run(given[given.what])
+    options = given[given.what]
+    if "device" in options:
+        options.device = find_device(options.device)
+    return {"reconstruction": run_reconstruction, "generation": run_generation, "compare": run_compare}[given.what](
+        options
+    )
 
 
 def clips_parser(model: bool) -> Parser:
@@ -47,13 +51,17 @@ def clips_parser(model: bool) -> Parser:
     parser.add_argument("--model", required=model, help="exported folder, training checkpoint or hub id")
     parser.add_argument("--videos", required=True, type=Path, help="a folder of videos, or a recipe of a data module")
     parser.add_argument("--out", required=True, type=Path, help="a JSON file")
-    parser.add_argument("--clips", type=int, help="how many; default: all, one a video")
+    parser.add_argument("--clips", type=PositiveInt | None, help="how many; default: all, one a video")
     for axis in SIZE:
-        parser.add_argument(f"--{axis}", type=int, help="of a folder's clips; default: as the model was trained")
-    parser.add_argument("--fps", type=float, help="of a folder's clips; default: as the model was trained")
+        parser.add_argument(
+            f"--{axis}", type=PositiveInt | None, help="of a folder's clips; default: as the model was trained"
+        )
+    parser.add_argument(
+        "--fps", type=PositiveFloat | None, help="of a folder's clips; default: as the model was trained"
+    )
     parser.add_argument("--i3d", help="safetensors file with I3D; default: neither FVD nor KVD")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch_size", type=PositiveInt, default=8)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     return parser
 
 
@@ -69,7 +77,7 @@ def generation_parser() -> Parser:
         "--samples", type=Path, help="a folder that sample.py has written: scored in place of new samples"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first caption's sample; the next ones count up")
-    skip = {"canvas", "texts", "seeds", "batch_size", "progress"}
+    skip = {"canvas", "texts", "seeds", "batch_size", "progress", "backwards", "fps"}
     parser.add_method_arguments(VideoGenerator, "fill", "sampling", skip=skip)
     parser.add_argument(
         "--video_features", help="folder or hub id of V-JEPA 2 or VideoMAE: FVD and KVD on its features"
@@ -81,7 +89,7 @@ def generation_parser() -> Parser:
         "--train", type=Path, help="the training's folder or recipe: how near is the nearest of its clips"
     )
     parser.add_argument(
-        "--train_clips", type=int, default=4096, help="of --train, the first ones; fewer if it has fewer"
+        "--train_clips", type=PositiveInt, default=4096, help="of --train, the first ones; fewer if it has fewer"
     )
     parser.add_argument("--cache", type=Path, help="a folder that keeps features, by what a clip shows")
     return parser
@@ -138,7 +146,7 @@ def run_generation(given: Namespace) -> dict:
         texts = real.texts + real.texts[:AGAIN]
         seeds = [given.seed + i for i in range(len(texts))]
         settings = vars(generation_parser().instantiate(given).sampling)
-        source = samples.Drawn(model, size, texts, seeds, settings, given.sampling.as_dict())
+        source = samples.Drawn(model, size, texts, seeds, settings | {"fps": dataset.fps}, given.sampling.as_dict())
     result = generation.evaluate(
         dataset,
         real,
@@ -207,7 +215,10 @@ def open_videos(videos: Path, size: dict, split: str = "val"):
         parser = Parser()
         parser.add_class_arguments(VideoData, "data")
         parsed = parser.parse_object({"data": yaml.safe_load(videos.read_text())})
-        return getattr(parser.instantiate(parsed).data, split)
+        dataset = getattr(parser.instantiate(parsed).data, split)
+        if len(sizes_of(dataset)) > 1:
+            raise ValueError(f"{videos}: clips of several sizes cannot be scored together: give a recipe of one size")
+        return dataset
     return Folder(str(videos), **size, images=False)
 
 
@@ -227,8 +238,4 @@ def print_refused(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -34,7 +34,7 @@ class Extractor:
         """Features (b, d), or with texts scores (b,), on the CPU."""
         if self.folder is None:
             return self._look(video, texts)
-        said = [b""] * len(video) if texts is None else [text.encode() for text in texts]
+        said = [b""] * len(video) if texts is None else [b"text\0" + text.encode() for text in texts]
         names = [fingerprint([self.identity.encode(), clip_bytes(c), s]) for c, s in zip(video, said, strict=True)]
         files = [self.folder / name[:2] / f"{name}.npy" for name in names]
         new = [i for i, file in enumerate(files) if not file.is_file()]

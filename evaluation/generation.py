@@ -137,7 +137,7 @@ def evaluate(
         code=code_version(),
         features={e.name: e.identity for e in extractors} | ({"text": text_score.identity} if text_score else {}),
         captions=fingerprint(text.encode() + b"\0" for text in real.texts),
-        seeds=in_words(samples.seeds),
+        seeds=seed_range(samples.seeds),
         sampling=samples.sampling,
         train=None if train is None else fingerprint(train.hashes()),
     )
@@ -236,7 +236,7 @@ def others(items: list) -> list:
     return [items[i] for i in torch.randperm(len(items), generator=torch.Generator().manual_seed(0))]
 
 
-def in_words(seeds: Sequence[int | None]) -> str:
+def seed_range(seeds: Sequence[int | None]) -> str:
     """``0 to 63`` of neighbours; otherwise all of them, or the hash of many."""
     if None in seeds:
         return "not known"

@@ -86,7 +86,10 @@ def stored(found: dict[Path, dict], captions: Sequence[str], size: dict[str, int
     """
     waiting: dict[str, list[Path]] = {}
     for file, record in found.items():
-        waiting.setdefault(record["prompt"], []).append(file)
+        prompt = record.get("raw_prompt") or record["prompt"]
+        if not isinstance(prompt, str):
+            raise ValueError(f"{file} is a story of several prompts: expected samples of one caption each")
+        waiting.setdefault(prompt, []).append(file)
     files = []
     for caption in captions:
         if not waiting.get(caption):

@@ -35,16 +35,24 @@ class DiffusionGenerator(Configurable, nn.Module):
         text: encoder of the captions.
         channels: d, of the tokenizer's latents.
         shift: of the times, in training and sampling; see ``shifted``. More than 1 for grids of many positions.
+        trained_for: see ``MaskedGenerator``.
     """
 
     mask_id = -1  # of a canvas: no codebook and no numbering has it
     patch_size = 1  # every cell is a position, so that sequences are as long as those of tokens
 
-    def __init__(self, backbone: VideoTransformer, text: TextEncoder, channels: int, shift: float = 1.0) -> None:
+    def __init__(
+        self,
+        backbone: VideoTransformer,
+        text: TextEncoder,
+        channels: int,
+        shift: float = 1.0,
+        trained_for: Sequence[str] = ("text",),
+    ) -> None:
         super().__init__()
         if shift <= 0:
             raise ValueError(f"shift is {shift}, expected more than 0: 1 leaves the times as they are")
-        self.backbone, self.text = backbone, text
+        self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
         self.channels, self.shift = channels, shift
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))

@@ -5,6 +5,7 @@ canvas (``tasks.py``) anew. The tokenizer is causal in time: its first latent fr
 for several, so that what does not begin a video is encoded as a piece of its middle.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -80,7 +81,7 @@ def extend(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
 
 def extend_back(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
     """Ends with a clip or a still; windows go backwards, and only the last one begins with a first frame."""
-    known = model.encode_middle(whole(model, job.clips[0]))
+    known = model.encode_middle(whole(model, job.clips[0], end=True))
     return fill(tasks.extend_back(known, job.grid, model.mask_id), backwards=True)
 
 
@@ -93,12 +94,12 @@ def loop(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
 
 
 def interpolate(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
-    start, end = (whole(model, clip) for clip in job.clips)
+    start, end = whole(model, job.clips[0]), whole(model, job.clips[1], end=True)
     return fill(tasks.interpolate(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
 
 
 def connect(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
-    start, end = (whole(model, clip) for clip in job.clips)
+    start, end = whole(model, job.clips[0]), whole(model, job.clips[1], end=True)
     return fill(tasks.connect(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
 
 
@@ -220,10 +221,13 @@ def default_frames(name: str, given: list[int], trained: int, prompts: int, ft: 
     return trained
 
 
-def whole(model: "VideoGenerator", clip: Tensor) -> Tensor:
-    """As much of a clip's beginning (3, t, h, w) as makes whole latent frames, (1, 3, t', h, w)."""
+def whole(model: "VideoGenerator", clip: Tensor, end: bool = False) -> Tensor:
+    """As many frames of a clip (3, t, h, w) as make whole latent frames, (1, 3, t', h, w), from its start or end."""
     ft = model.tokenizer.time_compression
-    return clip[None, :, : 1 + (clip.shape[1] - 1) // ft * ft]
+    kept = 1 + (clip.shape[1] - 1) // ft * ft
+    if kept < clip.shape[1]:
+        warnings.warn(f"of {clip.shape[1]} frames the {'last' if end else 'first'} {kept} are used", stacklevel=2)
+    return clip[None, :, clip.shape[1] - kept :] if end else clip[None, :, :kept]
 
 
 def paint_over(clip: Tensor, mask: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, 
 longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,10 @@ from generator.guidance import Guidance, apart, guide, guided, together
 from generator.masked import MaskedGenerator
 from generator.orders import Halton, Order, halton_ranks
 from generator.samplers import Predict, sample
+from generator.schedules import Schedule
 from generator.tasks import Canvas
 from vq import pretrained
+from vq.hardware import check_compiler
 from vq.layers import TemporalConv
 from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
@@ -191,7 +192,11 @@ class VideoGenerator:
         window: int | None = None,
         backwards: bool = False,
         fps: float | None = None,
-        **drawing,
+        schedule: Schedule | None = None,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        remask: float = 0.0,
+        lean: bool = False,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -211,9 +216,11 @@ class VideoGenerator:
                 tokens of the one before, at constant memory. None: all at once.
             backwards: the last window comes first.
             fps: frames a second, for a generator that is told of them; None: as trained.
-            drawing: ``schedule``, ``top_k``, ``top_p``, ``remask`` and ``lean`` of ``generator.samplers.sample``.
+            schedule, top_k, top_p, remask, lean: see ``generator.samplers.sample``.
         """
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        if guidance.rescale and isinstance(self.generator, DiffusionGenerator):
+            raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
         spans = tasks.windows(canvas.tokens.shape[1], window, backwards, canvas.middle)
         order, filled = order or Halton(), []
         if refresh > 1 and not order.blind:
@@ -234,8 +241,20 @@ class VideoGenerator:
                     tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
                 else:
                     predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps)
-                    heat = {"temperature": temperature, "lean": refresh > 1} | drawing
-                    tokens = sample(predict, piece, draws, order, steps=steps, revisions=revisions, **heat)
+                    tokens = sample(
+                        predict,
+                        piece,
+                        draws,
+                        order,
+                        steps,
+                        schedule,
+                        temperature,
+                        revisions,
+                        top_k,
+                        top_p,
+                        remask,
+                        lean or refresh > 1,
+                    )
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
             if progress:
@@ -272,8 +291,7 @@ class VideoGenerator:
     def compile(self) -> "VideoGenerator":
         """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
         samples of one size: each new size is compiled anew."""
-        if self.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-            raise ValueError("compiling for a CPU needs a C++ compiler: install g++, or do without compiling")
+        check_compiler(self.device)
         self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
         return self
 

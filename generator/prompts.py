@@ -145,7 +145,7 @@ class Template(Writer):
         text = text[:1].lower() + text[1:]
         if (parts := _parse(text)) is None:
             return request.text
-        rng = np.random.default_rng([self.seed, zlib.crc32(text.encode())])
+        rng = np.random.default_rng([self.seed % 2**63, zlib.crc32(text.encode())])
         taken = {part["colour"].strip() for part in parts if isinstance(part, re.Match) and part["colour"]}
         participle = re.search(r"\b\w+ing\b(?<!\bring)", text) is not None  # as the rest of the prompt puts it
         words = []

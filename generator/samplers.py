@@ -69,7 +69,7 @@ def sample(
     if len(seeds) != len(canvas.tokens):
         raise ValueError(f"got {len(seeds)} seeds for {len(canvas.tokens)} samples: give one a sample")
     schedule, lean = schedule or Cosine(), lean and order.blind
-    first, last = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+    first, last = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
     grid, device = tuple(canvas.tokens.shape[1:]), canvas.tokens.device
     rngs = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     tokens = canvas.masked_tokens()

@@ -57,7 +57,7 @@ def windows(length: int, size: int | None, backwards: bool = False, middle: bool
     length that a model was trained at has without its first latent frame; each lies half over the one before. None: all
     at once.
     """
-    if size is None or size >= length:
+    if size is None or length <= (max(3, size - 1) if middle else size):  # a ring needs three
         return [(0, length)]
     inner = size - 1 if size > 2 else size
     first, step = inner if middle else size, inner - inner // 2

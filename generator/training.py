@@ -15,6 +15,7 @@ from generator.schedules import Cosine, Schedule
 from generator.text import Text, TextEncoder
 from generator.weights import Weight
 from vq import pretrained
+from vq.hardware import check_compiler
 from vq.training import check_start, optimizer
 
 
@@ -31,6 +32,7 @@ class FrozenTokenizer(L.LightningModule):
     def on_fit_start(self) -> None:
         check_start(self)
         if self.compiled:
+            check_compiler(self.device)
             self.generator.backbone.compile()
         for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
             if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
@@ -66,6 +68,11 @@ class FrozenTokenizer(L.LightningModule):
             raise ValueError(
                 "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
             )
+
+
+def conditionings(mixture: dict[str, float], middle_share: float) -> list[str]:
+    """What a model is trained for, by name; see ``MaskedGenerator.trained_for``."""
+    return [name for name, share in mixture.items() if share] + ["middle"] * (middle_share > 0)
 
 
 class GeneratorTraining(FrozenTokenizer):
@@ -120,7 +127,7 @@ class GeneratorTraining(FrozenTokenizer):
             raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
         codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
         mixture = checked(mixture or {"text": 1.0})
-        trained_for = [name for name, share in mixture.items() if share] + ["middle"] * (middle_share > 0)
+        trained_for = conditionings(mixture, middle_share)
         self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.schedule = schedule or Cosine()
@@ -221,7 +228,8 @@ class DiffusionTraining(FrozenTokenizer):
         super().__init__()
         self.compiled = compile
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
-        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift)
+        trained_for = conditionings(mixture or {"text": 1.0}, middle_share)
+        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift, trained_for)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.mixture = checked(mixture) if mixture else None
         self.known_share, self.schedule = known_share, schedule or Cosine()

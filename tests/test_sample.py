@@ -77,7 +77,7 @@ def test_knobs_of_the_sampler(model, tmp_path):
 
 
 def test_compiling_needs_a_compiler(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("generator.pipeline.shutil.which", lambda name: None)
+    monkeypatch.setattr("vq.hardware.shutil.which", lambda name: None)
     with pytest.raises(ValueError, match="compiling for a CPU needs a C"):
         run(model, tmp_path / "a.gif", "--prompt", "a", "--compile", "--device", "cpu")
     assert not list(tmp_path.glob("a.*"))
@@ -306,3 +306,24 @@ def test_expanded_prompts_are_in_the_record_beside_what_was_typed(model, tmp_pat
     )
     record = json.loads((tmp_path / "c.json").read_text())
     assert record["raw_prompt"] == ["circle", "square"] and len(record["prompt"]) == 2
+
+
+def test_odd_numbers_are_refused_before_anything_is_made(model, tmp_path):
+    for args, words in (
+        (["--fps", "0"], "--fps is 0, expected more than 0"),
+        (["--fps", "60"], "of a .gif 50"),
+        (["--guidance", "nan"], "expected a finite number"),
+        (["--seed", "9" * 20], "62 bits"),
+        (["--device", "abacus"], "cannot be used here"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(model, tmp_path / "a.gif", "--prompt", "a", *args)
+    run(model, tmp_path / "a.gif", "--prompt", "circle", "--seed", "-1", "--expand", "template")
+
+
+def test_what_is_cut_off_an_input_is_said(model, tmp_path):
+    write_clip(tmp_path / "seven.mp4", torch.zeros(3, 7, 16, 24), 8)
+    with pytest.warns(UserWarning, match="of 7 frames the first 5 are used"):
+        run(model, tmp_path / "a.gif", "--task", "extend", "--input", str(tmp_path / "seven.mp4"))
+    with pytest.warns(UserWarning, match="of 7 frames the last 5 are used"):
+        run(model, tmp_path / "b.gif", "--task", "extend-back", "--input", str(tmp_path / "seven.mp4"))

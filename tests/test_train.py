@@ -11,13 +11,13 @@ import torch
 import yaml
 
 import train
+from data.commands import in_words
 from data.shapes import Shapes
 from data.tokens import TokenCache
 from data.writing import write_clip
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
 from vq import encode, pretrained
-from vq.commands import in_words
 from vq.config import build
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer

@@ -25,9 +25,12 @@ class CodebookUsage(Callback):
         self.tokens: list[Tensor] = []
 
     def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self.tokens.append(training.tokenizer.encode(batch.video.clamp(-1, 1)).flatten().cpu())
+        if training.tokenizer.codebook_size:
+            self.tokens.append(training.tokenizer.encode(batch.video.clamp(-1, 1)).flatten().cpu())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
+        if not training.tokenizer.codebook_size:  # a continuous one
+            return
         tokens = _from_all_processes(torch.cat(self.tokens))
         counts = tokens.unique(return_counts=True)[1]  # of the codes in use: a table of all may not fit in memory
         possible = min(training.tokenizer.codebook_size, len(tokens))

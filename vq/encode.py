@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import nn
 from tqdm import tqdm
 
+from data.commands import Parser, find_device, run
 from data.module import VideoData, groups, sizes_of
 from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
 from vq import pretrained
-from vq.commands import Parser, in_words
 
 SHARD = 1024  # clips
 
@@ -26,18 +27,25 @@ def main(args: list[str] | None = None) -> TokenCache:
     parser.add_class_arguments(VideoData, "data")  # --data configs/data/demo.yaml, --data.batch_size 64, ...
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="which data set of the recipe")
-    parser.add_argument("--clips", type=int, help="the first so many; default: all")
+    parser.add_argument("--clips", type=PositiveInt | None, help="the first so many; default: all")
     parser.add_argument("--latents", action="store_true", help="what the decoder is given, too")
     parser.add_argument(
         "--text",
         type=nn.Module | None,
         help="a frozen encoder: its vectors, too",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     given = parser.parse_args(args)
     built = parser.instantiate(given)
     return encode(
-        given.tokenizer, built.data, given.out, given.split, given.clips, given.latents, built.text, given.device
+        given.tokenizer,
+        built.data,
+        given.out,
+        given.split,
+        given.clips,
+        given.latents,
+        built.text,
+        find_device(given.device),
     )
 
 
@@ -113,7 +121,4 @@ def shards(dataset, clips: int) -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {in_words(error)}")
+    run(main)

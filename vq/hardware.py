@@ -1,5 +1,7 @@
 """What a device can be trusted with: bfloat16 arithmetic, and 3-D convolutions that are right."""
 
+import shutil
+
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +12,12 @@ def has_bf16(device: torch.device) -> bool:
         return True
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+
+
+def check_compiler(device: torch.device) -> None:
+    """``ValueError`` where torch.compile would fail for want of a C++ compiler."""
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise ValueError("compiling for a CPU needs a C++ compiler: install g++, or do without compiling")
 
 
 def check_convolutions(device: torch.device) -> None:

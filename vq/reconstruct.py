@@ -5,7 +5,6 @@ pixel.
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
+from data.commands import Parser, find_device, run
 from data.video import probe, read_frames, to_float
 from data.writing import write_pieces
 from vq import pretrained
-from vq.commands import Parser, in_words
 from vq.losses import ssim
 
 
@@ -62,15 +62,21 @@ def main(args: list[str] | None = None) -> Report:
     parser.add_argument("source", type=Path, help="a video or an image")
     parser.add_argument("target", type=Path, help=".mp4, .webm, .gif or .png")
     parser.add_argument("--tokenizer", required=True, help="exported folder, training checkpoint or hub id")
-    parser.add_argument("--height", type=int, help="resize and crop to this size first; default: that of the file")
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--fps", type=float, help="resample in time first; default: the rate of the file")
+    parser.add_argument(
+        "--height", type=PositiveInt | None, help="resize and crop to this size first; default: that of the file"
+    )
+    parser.add_argument("--width", type=PositiveInt | None)
+    parser.add_argument(
+        "--fps", type=PositiveFloat | None, help="resample in time first; default: the rate of the file"
+    )
     parser.add_argument("--beside", action="store_true", help="show the original to the left of the reconstruction")
-    parser.add_argument("--frames", type=int, default=16, help="frames at a time: more are faster and need more memory")
+    parser.add_argument(
+        "--frames", type=PositiveInt, default=16, help="frames at a time: more are faster and need more memory"
+    )
     parser.add_argument("--tile", type=int, help="side in pixels of the tiles that large frames are cut into")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     given = parser.parse_args(args)
-    report = reconstruct(**given.as_dict())
+    report = reconstruct(**given.as_dict() | {"device": find_device(given.device)})
     print(report)
     return report
 
@@ -91,6 +97,8 @@ def reconstruct(
 
     A size that the strides do not divide is padded with its edge and cropped again, a length with its last frame.
     """
+    if target.resolve() == source.resolve():
+        raise ValueError(f"{target} would be replaced by its reconstruction: give it another name")
     if (height is None) != (width is None):
         raise ValueError(f"got height {height} and width {width}: give both, or neither to keep the file's size")
     model = pretrained.load(tokenizer, "tokenizer").to(device)
@@ -130,7 +138,4 @@ def read_pieces(source: Path, frames: int, height: int | None, width: int | None
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {in_words(error)}")
+    run(main)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.module import Batch
 from vq import pretrained
 from vq.discriminator import Adversary
-from vq.hardware import check_convolutions
+from vq.hardware import check_compiler, check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.lpips import LPIPS
 from vq.optimizer import Muon
@@ -60,6 +60,7 @@ class TokenizerTraining(L.LightningModule):
         if self._perceptual:
             self._perceptual[0].to(self.device)
         if self.compiled:
+            check_compiler(self.device)
             self.tokenizer.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -14,7 +14,7 @@ from data.writing import write_clip
 from evaluation import __main__ as program
 from evaluation.clips import read_reference
 from evaluation.extractor import Extractor
-from evaluation.generation import evaluate, in_words
+from evaluation.generation import evaluate, seed_range
 from evaluation.samples import Drawn, records, stored
 from generator.pipeline import VideoGenerator
 
@@ -254,6 +254,6 @@ def test_what_is_wrong_is_said_before_anything_is_read(place):
         run(place, "a.json", "--model", str(place / "model"), "--i3d", str(place / "none"))
 
 
-def test_seeds_in_words():
-    assert in_words([4, 5, 6]) == "4 to 6" and in_words([4, 4]) == "4 4" and in_words([1, None]) == "not known"
-    assert len(in_words(list(range(0, 999, 2)))) == 16
+def test_seeds_seed_range():
+    assert seed_range([4, 5, 6]) == "4 to 6" and seed_range([4, 4]) == "4 4" and seed_range([1, None]) == "not known"
+    assert len(seed_range(list(range(0, 999, 2)))) == 16

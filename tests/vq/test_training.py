@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from vq.callbacks import filmstrips, parts_in_use
+from vq.callbacks import CodebookUsage, filmstrips, parts_in_use
 from vq.hardware import check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.optimizer import Muon, orthogonal
@@ -75,3 +77,11 @@ def test_builds_with_wrong_convolutions_are_refused(monkeypatch):
     monkeypatch.setattr("vq.hardware.F.conv3d", wrong_in_single_precision)
     with pytest.raises(ValueError, match="wrong on cpu, by 10% in float32: install another build"):
         check_convolutions(torch.device("cpu"))
+
+
+def test_a_continuous_tokenizer_has_no_codebook_to_count(tokenizer):
+    callback = CodebookUsage()
+    training = SimpleNamespace(tokenizer=SimpleNamespace(codebook_size=0))
+    callback.on_validation_epoch_start(None, training)
+    callback.on_validation_batch_end(None, training, None, SimpleNamespace(video=torch.zeros(1, 3, 1, 8, 8)), 0)
+    callback.on_validation_epoch_end(None, training)
