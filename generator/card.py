@@ -24,6 +24,8 @@ python sample.py --model {source} --prompt "{prompt}" --out clip.mp4
 ```
 """
 
+READING = "Shares stand with their 95% intervals, other means with their standard errors (±)."
+
 
 def model_card(
     model: VideoGenerator,
@@ -63,7 +65,7 @@ def model_card(
         "## Training",
         training(recipe, steps),
         notes.strip(),
-        *(["## Scores", *map(score_section, scores)] if scores else []),
+        *(["## Scores", READING, *map(score_section, scores)] if scores else []),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
