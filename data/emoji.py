@@ -101,7 +101,7 @@ def write(
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is {limit}: expected at least 1")
     names, group_of = names_of_emoji(), read_groups(fetch(groups, folder / "packages"))
-    begin(folder, size)
+    begin(folder, size, limit)
     rows: dict[str, list[dict]] = {"train": [], "test": []}
     for package in packages:
         if sum(map(len, rows.values())) == limit:
@@ -139,11 +139,13 @@ def read_groups(tarball: Path) -> dict[str, str]:
     return {characters.translate(MODIFIERS): about["group"] for characters, about in table.items()}
 
 
-def begin(folder: Path, size: int) -> None:
-    """Says in the folder what its clips are. ``ValueError`` where it has others."""
-    file = folder / "emoji.json"
+def begin(folder: Path, size: int, limit: int | None) -> None:
+    """Says in the folder what its clips are. ``ValueError`` where it has others, or more, which would lose captions."""
+    file, count = folder / "emoji.json", sum(1 for part in ("train", "test") for _ in (folder / part).glob("*.mp4"))
     if file.exists() and (there := json.loads(file.read_text())["size"]) != size:
         raise ValueError(f"{folder} holds clips of {there} pixels, not {size}: give another folder or --size {there}")
+    if limit is not None and count > limit:
+        raise ValueError(f"{folder} holds {count} clips, more than --limit {limit}: give another folder or no limit")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"size": size}) + "\n")
 

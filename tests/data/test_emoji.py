@@ -130,6 +130,13 @@ def test_clips_of_two_sizes_do_not_mix(fetch, tmp_path):
         write(tmp_path / "out", fetch, size=16)
 
 
+def test_a_limit_takes_no_captions_from_clips_that_are_there(fetch, tmp_path):
+    write(tmp_path / "out", fetch)
+    with pytest.raises(ValueError, match="holds 3 clips, more than --limit 2"):
+        write(tmp_path / "out", fetch, limit=2)
+    assert len((tmp_path / "out/test/metadata.jsonl").read_text().splitlines()) == 2
+
+
 def test_no_base_character_is_in_two_parts():
     assert not set(emoji.TEST) & set(emoji.ASIDE)
     assert len(emoji.TEST) == len(set(emoji.TEST)) == len(emoji.ASIDE) == len(set(emoji.ASIDE)) == 60
