@@ -5,16 +5,15 @@ and a model card, ``README.md``; ``--push REPO`` puts it on the hub. ``VideoGene
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 import yaml
 from huggingface_hub import HfApi, get_token
 
+from data.commands import Parser, run
 from generator.card import model_card
 from generator.pipeline import VideoGenerator
-from vq.commands import Parser, in_words
 
 FILES = ("config.yaml", "tokenizer.safetensors", "generator.safetensors", "README.md", "recipe.yaml")
 
@@ -141,7 +140,4 @@ def read(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {in_words(error)}")
+    run(main)
