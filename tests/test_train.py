@@ -96,6 +96,8 @@ def on_tokens(tokenizer, tmp_path_factory) -> list[str]:
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens, videos, lpips_weights, tmp_path):
     flags = data_flags(recipe, videos)
+    if recipe.match("vq/shapes.yaml"):  # it and the next are made for GPUs
+        flags += TINY_VQ
     if recipe.match("vq/large.yaml"):
         flags += [*TINY_VQ, "--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
         flags += ["--model.compile", "false"]
@@ -231,7 +233,9 @@ def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatc
 
 def test_a_size_of_the_generator_lies_on_top_of_a_recipe(tokenizer, tmp_path):
     size = ["-c", str(ROOT / "configs/generator/sizes/xs.yaml"), "--model.tokenizer", str(tokenizer)]
-    data = ["--data.train.frames", "5", "--data.val.frames", "5"]
+    data = [
+        f"--data.{part}.{axis}={n}" for part in ("train", "val") for axis, n in {"frames": 5, **SMALL_FRAME}.items()
+    ]
     cli = fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *size, *data, *two(1))
     backbone, text = cli.model.generator.backbone, cli.model.generator.text
     assert (backbone.dim, len(backbone.blocks), text.dim, len(text.layers)) == (128, 5, 128, 1)
