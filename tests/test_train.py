@@ -233,9 +233,8 @@ def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatc
 
 def test_a_size_of_the_generator_lies_on_top_of_a_recipe(tokenizer, tmp_path):
     size = ["-c", str(ROOT / "configs/generator/sizes/xs.yaml"), "--model.tokenizer", str(tokenizer)]
-    data = [
-        f"--data.{part}.{axis}={n}" for part in ("train", "val") for axis, n in {"frames": 5, **SMALL_FRAME}.items()
-    ]
+    small = {"frames": 5, "height": 32, "width": 32}
+    data = [f"--data.{part}.{axis}={n}" for part in ("train", "val") for axis, n in small.items()]
     cli = fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *size, *data, *two(1))
     backbone, text = cli.model.generator.backbone, cli.model.generator.text
     assert (backbone.dim, len(backbone.blocks), text.dim, len(text.layers)) == (128, 5, 128, 1)
