@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evaluation.bootstrap import Interval, interval, resample
 from evaluation.curves import costs_to_reach, power_law
+from evaluation.intervals import wilson
 
 MARGIN = 0.03  # of the primary measure, a share
 SLOPE_MARGIN = 0.1  # of the twin's slope
@@ -100,16 +101,12 @@ def measure_scaling(found: Found, resamples: int = 10_000) -> Scaling:
     drawn = resample([*arms, found.ceiling.view(1, 1, 1, -1)], resamples)
     means = [hits.float().mean((1, 2, 3)) for hits in arms]
     tokens, latents, ceiling = drawn
-    differences = [
-        interval(value, row) for value, row in zip((means[0] - means[1]).tolist(), tokens - latents, strict=True)
-    ]
-    shares = tuple(
-        [interval(value, row) for value, row in zip(mean.tolist(), rows, strict=True)]
-        for mean, rows in zip(means, drawn, strict=False)
-    )
+    gaps = (means[0] - means[1]).tolist()
+    differences = [interval(value, row) for value, row in zip(gaps, tokens - latents, strict=True)]
+    shares = tuple(share_intervals(hits, rows) for hits, rows in zip(arms, drawn, strict=False))
     errors = [found.ceiling.float().mean() - mean for mean in means]  # c
     drawn_errors = [ceiling - rows for rows in (tokens, latents)]  # c resamples
-    saturated = [error < 2 * rows.std(1) for error, rows in zip(errors, drawn_errors, strict=True)]
+    saturated = [error <= 2 * rows.std(1) for error, rows in zip(errors, drawn_errors, strict=True)]
     kept = [i for i in range(len(found.multiples)) if not (saturated[0][i] or saturated[1][i])]
     used = [found.multiples[i] for i in kept]
     least = 0.5 / len(found.ceiling)  # half a prompt: a resample may lie above its ceiling
@@ -122,6 +119,15 @@ def measure_scaling(found: Found, resamples: int = 10_000) -> Scaling:
         slopes = tuple(interval(value.item(), rows) for value, rows in fits)
         difference = interval((fits[0][0] - fits[1][0]).item(), fits[0][1] - fits[1][1])
     return Scaling(shares, differences, slopes, difference, used, stalls(found.multiples, tokens, latents))
+
+
+def share_intervals(hits: Tensor, drawn: Tensor) -> list[Interval]:
+    """Shares of hits (c, k, s, n) with intervals from their resamples (c, r); of a single run Wilson's."""
+    if hits.shape[1:3] == (1, 1):
+        cells = [wilson(int(row.sum()), row.numel()) for row in hits]
+        return [Interval(cell["mean"], cell["low"], cell["high"]) for cell in cells]
+    means = hits.float().mean((1, 2, 3)).tolist()
+    return [interval(mean, row) for mean, row in zip(means, drawn, strict=True)]
 
 
 def stalls(multiples: list[int], tokens: Tensor, latents: Tensor) -> float:
@@ -155,7 +161,7 @@ def measure_cost(found: Found, resamples: int = 10_000) -> dict[str, Interval]:
 def judge(found: Found, scaling: Scaling, ratios: dict[str, Interval]) -> list[Verdict]:
     """The five claims. Where training seeds are too few there are numbers and no verdict."""
     k, s = found.tokens.scaling.shape[1:3]
-    seeds = f"{k} training and {s} sampling seeds"
+    seeds = f"training seeds: {k}, sampling seeds: {s}"
     enough = k >= 3 and s >= 2
 
     def told(word: str) -> str:
@@ -191,7 +197,7 @@ def judge(found: Found, scaling: Scaling, ratios: dict[str, Interval]) -> list[V
     )
     if enough:
         return verdicts
-    note = f"{seeds}, and a verdict wants at least 3 and 2"
+    note = f"{seeds}; a verdict wants at least 3 and 2"
     return [Verdict(v.claim, v.word, v.because if v.word == NOT_MEASURED else f"{v.because}; {note}") for v in verdicts]
 
 

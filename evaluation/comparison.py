@@ -6,8 +6,8 @@ from torch import Tensor
 
 from data.video import Example, to_uint8
 from evaluation.arms import TOLD, Sampling, Score
-from evaluation.bootstrap import Interval, interval, resample
-from evaluation.claims import Arm, Found, Scaling, Verdict, points
+from evaluation.bootstrap import Interval, resample
+from evaluation.claims import Arm, Found, Scaling, Verdict, points, share_intervals
 from evaluation.curves import power_law
 from evaluation.intervals import wilson
 from evaluation.plots import Line, Plot
@@ -85,7 +85,10 @@ def scaling_section(found: Found, scaling: Scaling, budgets: dict[str, dict], c0
         for name, shares in zip(NAMES, scaling.shares, strict=True)
     ]
     plots = [Plot("Quality over training", "training FLOPs", "P", over, {"reconstructions": ceiling})]
-    text = ["Intervals by the hierarchical bootstrap: training seeds, sampling seeds, prompts. Differences are paired."]
+    text = [
+        "Differences are paired; intervals by the hierarchical bootstrap over training seeds, sampling seeds and prompts, "
+        "of the shares of a single run Wilson's."
+    ]
     if scaling.slopes is not None:
         text.append(
             f"Errors, ceiling minus P, fall with the power b of training: {scaling.slopes[0]} of tokens, "
@@ -119,8 +122,7 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
     rows, shares = [], {}
     for name, arm in zip(NAMES, (found.tokens, found.latents), strict=True):
         (drawn,) = resample([arm.curve])
-        means = arm.curve.float().mean((1, 2, 3)).tolist()
-        shares[name] = [interval(mean, row) for mean, row in zip(means, drawn, strict=True)]
+        shares[name] = share_intervals(arm.curve, drawn)
         for i, sampling in enumerate(curves[name]):
             seconds = [f"{took[i]:.3f}" for took in arm.seconds.values()]
             rows.append((name, f"{arm.evaluations[i]:g}", in_words(name, sampling), spread(shares[name][i]), *seconds))
@@ -172,7 +174,7 @@ def protocol_section(
         "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
         "cache stand for, and the twin's are brought to the nearest codes before the same decoder. Tokenizer: "
         f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
-        f"{k} training seeds, {s} sampling seeds, {n} prompts; the same clips in the same order, the same prompts and "
+        f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts and "
         "seed numbers in both arms; constant rate after the warm-up, averaged weights.",
         "Both arms were tuned by equal trials." if found.tuned else untuned,
     ]

@@ -16,6 +16,7 @@ import compare
 import train
 from data.shapes import Shapes
 from evaluation import arms
+from generator.diffusion import SOLVERS
 from generator.pipeline import VideoGenerator
 from vq import pretrained
 
@@ -60,6 +61,35 @@ TOY = {
     "prompts": 3,
     "shown": 2,
 }
+
+
+EVALUATIONS = [4, 8, 12, 16, 24, 32, 50, 100]  # of docs/hypothesis.md
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_recipes_say_what_they_are_and_keep_the_protocol(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    said = recipe.read_text().partition("tokenizer:")[0].lower()
+    assert f"python compare.py -c configs/compare/{recipe.name}" in said
+    assert all(word in said for word in ("hardware", "time", "score"))
+    _, config = compare.parse(["-c", str(recipe), "--out", "out/compare"])
+    tokens = [2 * (sampling.steps + sampling.revisions) for sampling in config.tokens.curve]
+    latents = [
+        2 * (len(SOLVERS[s.solver]().times(s.steps)) - 1) * SOLVERS[s.solver].calls - 2 * (s.solver == "heun")
+        for s in config.latents.curve
+    ]
+    assert tokens == EVALUATIONS
+    assert all(spent - 4 < got <= spent for got, spent in zip(latents, EVALUATIONS, strict=True))
+    assert config.tokens.headline in config.tokens.curve and config.latents.headline in config.latents.curve
+    changes = compare.merged(config.both, config.tokens.changes)["model"]["init_args"]
+    assert all(Path(arm.recipe).is_file() for arm in (config.tokens, config.latents, config.tokenizer))
+    assert changes["backbone"]["init_args"]["text_dim"] == changes["text"]["init_args"]["dim"]
+
+
+def test_the_command_in_the_readme():
+    (command,) = [line for line in (ROOT / "README.md").read_text().splitlines() if "python compare.py" in line]
+    given, config = compare.parse(command.split()[2:])
+    assert config.prompts == 64 and given.out == Path("out/compare")
 
 
 def args(folder: Path) -> list[str]:

@@ -120,3 +120,10 @@ def test_saturated_budgets_are_left_out_of_both_arms():
     found = Found(MULTIPLES, full, BAD, CEILING, tuned=True)
     scaling = measure_scaling(found, 1000)
     assert len(scaling.used) < 4 and verdicts(found)["H4"] == "inconclusive"
+
+
+def test_the_share_of_a_single_run_has_wilsons_interval():
+    never = arm([0.0] * 6, [0.0] * 4, k=1, s=1)
+    scaling = measure_scaling(Found(MULTIPLES, never, never, torch.zeros(256, dtype=torch.bool)), 100)
+    assert scaling.shares[0][0].low == 0 < scaling.shares[0][0].high < 0.02
+    assert scaling.slopes is None and scaling.used == []  # no error is left to fall
