@@ -86,8 +86,8 @@ def scaling_section(found: Found, scaling: Scaling, budgets: dict[str, dict], c0
     ]
     plots = [Plot("Quality over training", "training FLOPs", "P", over, {"reconstructions": ceiling})]
     text = [
-        "Differences are paired; intervals by the hierarchical bootstrap over training seeds, sampling seeds and prompts, "
-        "of the shares of a single run Wilson's."
+        "Differences are paired; intervals by the hierarchical bootstrap over training seeds, sampling seeds and "
+        "prompts, of the shares of a single run Wilson's."
     ]
     if scaling.slopes is not None:
         text.append(
@@ -174,8 +174,8 @@ def protocol_section(
         "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
         "cache stand for, and the twin's are brought to the nearest codes before the same decoder. Tokenizer: "
         f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
-        f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts and "
-        "seed numbers in both arms; constant rate after the warm-up, averaged weights.",
+        f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts "
+        "and seed numbers in both arms; constant rate after the warm-up, averaged weights.",
         "Both arms were tuned by equal trials." if found.tuned else untuned,
     ]
     head = ("arm", "parameters", "FLOPs a step", "sampler of the headline")
