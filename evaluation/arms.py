@@ -151,6 +151,10 @@ def counting(backbone: nn.Module) -> Iterator[list[int]]:
 
 def fresh(like: Shapes, count: int, seed: int) -> list[Example]:
     """Prompts that nobody has seen, with clips that show them, of another seed than all training and tuning."""
+    if not isinstance(like, Shapes):
+        raise ValueError(
+            f"prompts are made of data.shapes.Shapes, which a detector can read, got {type(like).__name__}"
+        )
     size = {axis: getattr(like, axis) for axis in ("frames", "height", "width", "fps", "objects")}
     shapes = Shapes("test", seed=seed, **size)
     return [shapes[i] for i in range(count)]

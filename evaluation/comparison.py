@@ -141,10 +141,11 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
     for size in sizes:
         seconds = [arm.seconds[size] for arm in arms]
         plots.append(plot(f"Quality over seconds, {size} at once", "seconds a clip, with decoding", seconds))
+    best = min(max(share.value for share in row) for row in shares.values())
     text = [
         f"At {found.multiples[-1]} C0. Guidance counts twice, and so do revisions and both halves of a Heun step. "
         "Seconds include decoding: the median of three runs of the first training seed.",
-        "Cost of 95% of the best P of the weaker arm, log(latents / tokens): "
+        f"Cost of 95% of the best P of the weaker arm, which is about {best:.1%}, log(latents / tokens): "
         + "; ".join(f"{name} {ratio}" for name, ratio in ratios.items())
         + ". Above 0, tokens are cheaper.",
     ]

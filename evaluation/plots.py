@@ -95,7 +95,7 @@ class Axis:
         return self.begin + share * (self.end - self.begin)
 
     def ticks(self, wanted: Sequence[float] = ()) -> list[float]:
-        """Those of the wanted values that stand apart by 30 pixels; without them round ones."""
+        """Those of the wanted values whose names do not overlap; without them round ones."""
         if not wanted:
             if self.log:
                 powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -105,8 +105,9 @@ class Axis:
                 step = step / 5 if (self.high - self.low) / step < 2 else step / 2
                 wanted = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         shown: list[float] = []
+        room = 48 if self.end > self.begin else 24  # across, where names are wide, or up
         for value in wanted:
-            if self.low <= value <= self.high and (not shown or abs(self(value) - self(shown[-1])) > 30):
+            if self.low <= value <= self.high and (not shown or abs(self(value) - self(shown[-1])) > room):
                 shown.append(value)
         return shown
 

@@ -55,7 +55,8 @@ class Budget(Callback):
         self.flops, self.multiples = flops, sorted(multiples)
 
     def on_fit_start(self, trainer: L.Trainer, training: L.LightningModule) -> None:
-        cost = mean_step_flops(training, trainer.datamodule)
+        batches = trainer.world_size * trainer.accumulate_grad_batches  # a step
+        cost = batches * mean_step_flops(training, trainer.datamodule)
         self.steps = {round(multiple * self.flops / cost): multiple for multiple in self.multiples}
         if len(self.steps) < len(self.multiples) or 0 in self.steps:
             raise ValueError(
@@ -85,7 +86,7 @@ class Budget(Callback):
 
 @torch.no_grad()
 def mean_step_flops(training: L.LightningModule, data: VideoData, batches: int = 16) -> float:
-    """Operations of a training step, on average over pieces of clips, mask ratios and the lengths of captions."""
+    """Operations of a training step on a batch, on average over pieces of clips, mask ratios and captions' lengths."""
     if len(data.sizes) > 1:
         raise ValueError(f"a budget of operations is for clips of one size, got {len(data.sizes)} sizes")
     cached = isinstance(data.train, TokenCache)

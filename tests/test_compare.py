@@ -179,10 +179,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(done, tmp_path, monkeypatch
         assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
 
 
-def test_exports_are_averages(done):
-    """And the last one is what the trainer keeps as its average."""
+def test_exports_are_averages_at_a_rate_that_does_not_fall(done):
     out = done / "out/tokens/seed0"
     checkpoint = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+    rates = {group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
+    assert rates == {pytest.approx(1e-2 * (checkpoint["global_step"] + 1) / 100)}  # still warming up
     exported = load_file(out / "x4/generator.safetensors")
     for name, value in exported.items():
         assert value.equal(checkpoint["state_dict"][f"generator.{name}"])
