@@ -83,7 +83,7 @@ class GeneratorTraining(FrozenTokenizer):
             part of the checkpoint.
         backbone: the transformer.
         text: encoder of the captions.
-        learning_rate, warmup_steps, weight_decay: of Muon; see ``vq.training.optimizer``.
+        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
         schedule: how mask ratios are drawn; None: cosine.
         patch_size: p x p tokens of a frame share a position of the transformer; see ``MaskedGenerator``.
         text_dropout: share of the captions replaced by the null text, for guidance.
@@ -119,9 +119,10 @@ class GeneratorTraining(FrozenTokenizer):
         label_smoothing: float = 0.0,
         seed: int = 0,
         compile: bool = False,
+        decay: bool = True,
     ) -> None:
         super().__init__()
-        self.compiled = compile
+        self.compiled, self.decay = compile, decay
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
         if not self.tokenizer.codebook_size:
             raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
@@ -180,7 +181,7 @@ class GeneratorTraining(FrozenTokenizer):
 
     def configure_optimizers(self) -> dict:
         edges = ("embeddings", "previous", "join", "logits", "offset", "text.letters", "text.positions")
-        return optimizer(self, self.generator, adamw=edges)
+        return optimizer(self, self.generator, adamw=edges, decay=self.decay)
 
 
 class DiffusionTraining(FrozenTokenizer):
@@ -191,7 +192,7 @@ class DiffusionTraining(FrozenTokenizer):
             stays frozen and becomes part of the checkpoint.
         backbone: the transformer.
         text: encoder of the captions.
-        learning_rate, warmup_steps, weight_decay: of Muon; see ``vq.training.optimizer``.
+        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
         shift: of the times; see ``DiffusionGenerator``.
         mixture: what is known of a clip, and so is clean; see ``GeneratorTraining``.
         known_share: without a mixture, the share of the samples of which random positions are known.
@@ -224,9 +225,10 @@ class DiffusionTraining(FrozenTokenizer):
         measured_clips: int = 512,
         seed: int = 0,
         compile: bool = False,
+        decay: bool = True,
     ) -> None:
         super().__init__()
-        self.compiled = compile
+        self.compiled, self.decay = compile, decay
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
         trained_for = conditionings(mixture or {"text": 1.0}, middle_share)
         self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift, trained_for)
@@ -292,4 +294,4 @@ class DiffusionTraining(FrozenTokenizer):
 
     def configure_optimizers(self) -> dict:
         edges = ("input", "output", "offset", "text.letters", "text.positions")
-        return optimizer(self, self.generator, adamw=edges)
+        return optimizer(self, self.generator, adamw=edges, decay=self.decay)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ["data", "vq", "generator", "evaluation"]
-PROGRAMS = ["train", "sample", "demo"]
+PROGRAMS = ["train", "sample", "demo", "compare"]
 FILES = [p for floor in FLOORS for p in (ROOT / floor).rglob("*.py")] + [ROOT / f"{p}.py" for p in PROGRAMS]
 
 

@@ -1,5 +1,8 @@
 """What to look at while the tokenizer trains, and what is left when it has: listed in YAML, one idea each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
@@ -92,6 +95,15 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    @contextmanager
+    def in_place(self, training: L.LightningModule) -> Iterator[None]:
+        """Inside, the average stands in the module; afterwards the trained weights do again."""
+        self._swap_models(training)
+        try:
+            yield
+        finally:
+            self._swap_models(training)
 
 
 class Export(Callback):

@@ -122,23 +122,30 @@ def check_start(training: L.LightningModule) -> None:
 
 
 def optimizer(
-    training: L.LightningModule, model: nn.Module, adamw: tuple[str, ...], groups: Sequence[dict] = ()
+    training: L.LightningModule,
+    model: nn.Module,
+    adamw: tuple[str, ...],
+    groups: Sequence[dict] = (),
+    decay: bool = True,
 ) -> dict:
     """Muon, from ``learning_rate``, ``warmup_steps`` and ``weight_decay``.
 
     The rate rises over the warm-up, stays until 30% of ``max_steps``, and falls linearly to zero: in short runs better
     than a cosine (docs/LOG.md). ``adamw`` names the parts of the model that AdamW takes over: first and last layers,
-    embeddings. ``groups`` are further parameters for AdamW, with rates of their own on the same schedule.
+    embeddings. ``groups`` are further parameters for AdamW, with rates of their own on the same schedule. Without
+    ``decay`` the rate stays after the warm-up: then the run's length need not be known, and any step is an end.
     """
     muon = Muon(model.named_parameters(), training.learning_rate, weight_decay=training.weight_decay, adamw=adamw)
     for group in groups:
         muon.add_param_group(group)
-    warmup, total = training.warmup_steps, training.trainer.estimated_stepping_batches
-    if not math.isfinite(total):
+    warmup = training.warmup_steps
+    total = training.trainer.estimated_stepping_batches if decay else math.inf
+    if decay and not math.isfinite(total):
         raise ValueError("the learning rate falls to zero at --trainer.max_steps: give it a number of steps")
 
     def factor(step: int) -> float:
-        return max(0.0, min((step + 1) / max(1, warmup), 1.0, (total - step) / (0.7 * total)))
+        left = (total - step) / (0.7 * total) if decay else 1.0
+        return max(0.0, min((step + 1) / max(1, warmup), 1.0, left))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(muon, factor)
     return {"optimizer": muon, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

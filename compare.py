@@ -1,0 +1,305 @@
+"""Tokens against continuous diffusion, by the protocol of docs/hypothesis.md: trains both, measures, and reports.
+
+    python compare.py -c configs/compare/tiny.yaml --out out/compare
+
+writes report.html, which holds everything, and report.md into the folder. Interrupted and run again, it goes on where
+it was: finished runs, samples and scores are found there.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+import train
+from data.commands import Parser, run
+from data.video import Example
+from evaluation import comparison
+from evaluation.__main__ import open_videos
+from evaluation.arms import Sampling, Score, Trained, fresh, right
+from evaluation.claims import Arm, Found, judge, measure_cost, measure_scaling
+from evaluation.reconstruction import eight_bits
+from evaluation.report import write_report
+from vq import encode, pretrained
+from vq.losses import psnr
+
+AT_ONCE = (1, 8)  # clips, when seconds are measured
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe of train.py, and what is changed in it."""
+
+    recipe: str
+    changes: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An arm.
+
+    Attributes:
+        recipe, changes: of its training. headline: how it samples at every budget. curve: cheap to dear, how it does
+            at the largest one.
+    """
+
+    recipe: str
+    headline: Sampling
+    curve: list[Sampling]
+    changes: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how much of it.
+
+    Args:
+        tokenizer: its recipe; or, as ``recipe``, an exported folder or hub id.
+        videos: recipe of the data; its training clips are encoded, the first ``clips`` of them.
+        both: changes of the recipes of both arms.
+        c0: training operations of the smallest budget; ``multiples`` of it are the others.
+        ema: see ``vq.callbacks.EMA``.
+        prompts: how many, of ``prompt_seed``.
+        tuned: whether both arms' settings come from trials as the protocol asks.
+        shown: prompts whose clips the report shows.
+        batch_size: clips that are sampled at once.
+    """
+
+    tokenizer: Recipe
+    videos: str
+    clips: int
+    tokens: Contestant
+    latents: Contestant
+    c0: float
+    both: dict = field(default_factory=dict)
+    multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    ema: float = 0.97
+    training_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    sampling_seeds: list[int] = field(default_factory=lambda: [0, 1])
+    prompts: int = 256
+    prompt_seed: int = 20
+    tuned: bool = False
+    shown: int = 6
+    batch_size: int = 64
+
+
+def main(args: list[str] | None = None) -> Path:
+    given, config = parse(args)
+    tokenizer = fit_tokenizer(config.tokenizer, given.out / "tokenizer")
+    flags = ["--tokenizer", tokenizer, "--data", config.videos, "--clips", str(config.clips)]
+    encode.main([*flags, "--out", str(given.out / "tokens")])
+    arms = {"tokens": config.tokens, "latents": config.latents}
+    runs = {name: fit_arm(name, arm, config, tokenizer, given.out) for name, arm in arms.items()}
+
+    examples = fresh(open_videos(Path(config.videos), {}), config.prompts, config.prompt_seed)
+    references, rpsnr = measure_references(tokenizer, examples, given.device)
+    found, scores = {}, {}
+    with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
+        for name, arm in arms.items():
+            found[name], scores[name] = measure(arm, runs[name], config, examples, given.device, bar)
+    whole = Found(config.multiples, **found, ceiling=references["reconstructions"]["all"], tuned=config.tuned)
+    page = report(given.out, config, whole, scores, references, examples, runs, tokenizer, rpsnr)
+    print(f"look at {page}")
+    return page
+
+
+def parse(args: list[str] | None) -> tuple:
+    parser = Parser(prog="compare.py", description=__doc__.splitlines()[0])
+    parser.add_argument("-c", "--config", action="config", help="a recipe, such as configs/compare/tiny.yaml")
+    parser.add_class_arguments(Comparison, None)
+    parser.add_argument("--out", type=Path, required=True, help="a folder; what it already holds is not done again")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to sample")
+    given = parser.parse_args(args)
+    built = parser.instantiate(given)
+    config = Comparison(**{name: built[name] for name in Comparison.__dataclass_fields__})
+    if config.multiples != sorted(set(config.multiples)) or not config.multiples or config.multiples[0] < 1:
+        raise ValueError(f"multiples are {config.multiples}: expected rising numbers from 1 on")
+    if config.prompts < 2 or not config.training_seeds or not config.sampling_seeds:
+        raise ValueError("expected 2 prompts or more, a training seed and a sampling seed")
+    return given, config
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
+    """Trains it, if it is a recipe, and says where it is."""
+    if not tokenizer.recipe.endswith((".yaml", ".yml")):
+        return tokenizer.recipe
+    fit(tokenizer.recipe, tokenizer.changes, folder, folder / "model")
+    return str(folder / "model")
+
+
+def fit_arm(name: str, arm: Contestant, config: Comparison, tokenizer: str, out: Path) -> list[Path]:
+    """Trains an arm with every seed; the folders of its runs."""
+    folders = []
+    for seed in config.training_seeds:
+        folders.append(out / name / f"seed{seed}")
+        budget = {"flops": config.c0, "multiples": config.multiples}
+        callbacks = [
+            {"class_path": "vq.callbacks.EMA", "init_args": {"decay": config.ema}},
+            {"class_path": "generator.callbacks.Budget", "init_args": budget},
+        ]
+        lengths = {"max_steps": -1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+        protocol = {
+            "seed_everything": seed,
+            "trainer": {"callbacks": callbacks, **lengths},
+            "model": {"init_args": {"seed": seed, "decay": False}},
+            "data": {"seed": seed},
+        }
+        changes = merged(merged(config.both, arm.changes), protocol)
+        flags = ["--model.tokenizer", tokenizer, "--data.train.folder", str(out / "tokens")]
+        fit(arm.recipe, changes, folders[-1], folders[-1] / f"x{config.multiples[-1]}", flags)
+    return folders
+
+
+def fit(recipe: str, changes: dict, folder: Path, result: Path, flags: list[str] | None = None) -> None:
+    """Trains a recipe with changes, from where an earlier run stopped; not at all where the ``result`` is there.
+
+    Raises ``ValueError`` for a folder of a run of another recipe.
+    """
+    record = {"recipe": yaml.safe_load(Path(recipe).read_text()), "changes": changes}
+    file, overlay = folder / "run.json", folder / "changes.yaml"
+    if file.is_file() and json.loads(file.read_text()) != record:
+        raise ValueError(f"{folder} holds a run of another recipe: delete it, or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    overlay.write_text(yaml.safe_dump(changes))
+    file.write_text(json.dumps(record))
+    if (result / "config.yaml").is_file():
+        return
+    print(f"\ntraining {folder}", flush=True)
+    where = ["--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
+    train.main(["fit", "-c", recipe, "-c", str(overlay), *where, *(flags or [])])
+
+
+def merged(below: dict, above: dict) -> dict:
+    """Two recipes, one on top of the other."""
+    both = dict(below)
+    for name, value in above.items():
+        inside = isinstance(value, dict) and isinstance(both.get(name), dict)
+        both[name] = merged(both[name], value) if inside else value
+    return both
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure_references(
+    tokenizer: str, examples: list[Example], device: str
+) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """What no generator can change: hits of reconstructions, of real clips and of chance; and rPSNR."""
+    real = eight_bits(torch.stack([example.clip for example in examples]))
+    model, fps = pretrained.load(tokenizer, "tokenizer").to(device), examples[0].fps
+    with torch.no_grad():
+        again = [eight_bits(model.decode(model.encode(clip[None].to(device)))).cpu() for clip in real]
+    rebuilt = torch.cat(again)
+    hits = {
+        "reconstructions": right(rebuilt, examples, fps),
+        "real clips": right(real, examples, fps),
+        "chance: others' captions": right(real, examples, fps, shuffled=True),
+    }
+    return hits, psnr(rebuilt, real).mean().item()
+
+
+def measure(
+    arm: Contestant, runs: list[Path], config: Comparison, examples: list[Example], device: str, bar: tqdm
+) -> tuple[Arm, dict[str, list]]:
+    """Everything about an arm that the claims ask for; and the scores that the report shows."""
+
+    def score(model: Trained, sampling: Sampling, seed: int) -> Score:
+        bar.update()
+        return model.score(examples, sampling, seed, config.batch_size, config.shown)
+
+    def table(models: list[Trained], sampling: Sampling) -> list[list[Score]]:
+        return [[score(model, sampling, seed) for seed in config.sampling_seeds] for model in models]
+
+    def hits(scores: list[list[Score]]) -> Tensor:
+        return torch.stack([torch.stack([one.hits["all"] for one in row]) for row in scores])  # k s n
+
+    models = {m: [Trained(run / f"x{m}", device) for run in runs] for m in config.multiples}
+    largest = models[config.multiples[-1]]
+    scaling = [table(models[multiple], arm.headline) for multiple in config.multiples]
+    curve = [table(largest, sampling) for sampling in arm.curve]
+    texts = [example.text for example in examples]
+    seconds = {
+        count: [largest[0].seconds((texts * count)[:count], sampling) for sampling in arm.curve] for count in AT_ONCE
+    }
+    shown = {"first": [scores[0][0] for scores in scaling], "largest": scaling[-1]}
+    if arm is config.latents:
+        shown["not snapped"] = table(largest, replace(arm.headline, snap=False))
+    found = Arm(
+        scaling=torch.stack([hits(scores) for scores in scaling]),
+        curve=torch.stack([hits(scores) for scores in curve]),
+        evaluations=[scores[0][0].evaluations for scores in curve],
+        seconds=seconds,
+        headline=scaling[-1][0][0].evaluations,
+    )
+    return found, shown
+
+
+def stacked(scores: list[list[Score]]) -> dict[str, Tensor]:
+    """Hits of all seeds, an attribute."""
+    every = [score.hits for row in scores for score in row]
+    return {name: torch.stack([hits[name] for hits in every]) for name in every[0]}
+
+
+def count_scores(config: Comparison) -> int:
+    """Sets of samples in all; one more of latents, which are not snapped."""
+    points = 2 * len(config.multiples) + len(config.tokens.curve) + len(config.latents.curve) + 1
+    return points * len(config.training_seeds) * len(config.sampling_seeds)
+
+
+# ----------------------------------------------------------------------------------------------------------- reporting
+
+
+def report(
+    out: Path,
+    config: Comparison,
+    found: Found,
+    scores: dict[str, dict[str, list]],
+    references: dict[str, dict[str, Tensor]],
+    examples: list[Example],
+    runs: dict[str, list[Path]],
+    tokenizer: str,
+    rpsnr: float,
+) -> Path:
+    scaling, ratios = measure_scaling(found), measure_cost(found)
+    verdicts = judge(found, scaling, ratios)
+    budgets = {name: json.loads((folders[0] / "budget.json").read_text()) for name, folders in runs.items()}
+    quality = {
+        "tokens": stacked(scores["tokens"]["largest"]),
+        "latents": stacked(scores["latents"]["largest"]),
+        "latents, not snapped": stacked(scores["latents"]["not snapped"]),
+    }
+    first = {name: kinds["first"] for name, kinds in scores.items()}
+    bits = math.log2(pretrained.load(tokenizer, "tokenizer").codebook_size)
+    headlines = {"tokens": config.tokens.headline, "latents": config.latents.headline}
+    curves = {"tokens": config.tokens.curve, "latents": config.latents.curve}
+    numbers = {
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "scaling": asdict(scaling),
+        "log cost ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
+    }
+    (out / "results.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    recipe = yaml.safe_dump(asdict(config), sort_keys=False)
+    return write_report(
+        out,
+        "Tokens against continuous diffusion",
+        [
+            comparison.verdict_section(verdicts),
+            comparison.clip_section(examples, config.multiples, first, examples[0].fps),
+            comparison.primary_section(quality | references, config.multiples[-1]),
+            comparison.scaling_section(found, scaling, budgets, config.c0),
+            comparison.cost_section(found, ratios, curves),
+            comparison.protocol_section(found, budgets, bits, rpsnr, headlines, recipe),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run(main)

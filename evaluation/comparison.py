@@ -1,0 +1,183 @@
+"""The sections of the report on tokens against latents: numbers with their intervals, plots, clips and verdicts."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from data.video import Example, to_uint8
+from evaluation.arms import TOLD, Sampling, Score
+from evaluation.bootstrap import Interval, resample
+from evaluation.claims import Arm, Found, Scaling, Verdict, points, share_intervals
+from evaluation.curves import power_law
+from evaluation.intervals import wilson
+from evaluation.plots import Line, Plot
+from evaluation.report import Clip, Section, Table
+
+NAMES = ("tokens", "latents")
+MEANINGS = {
+    "supported": "what the claim says holds, as far as the protocol asks",
+    "refuted": "the interval speaks against the claim",
+    "inconclusive": "the interval allows both",
+    "not measured": "this run lacks what the claim is about",
+    "numbers only": "too few seeds for a verdict: re-training may move the numbers further than the intervals say",
+}
+
+
+def verdict_section(verdicts: Sequence[Verdict]) -> Section:
+    rows = [(v.claim, v.word.upper(), v.because) for v in verdicts]
+    met = [f"{word}: {meaning}" for word, meaning in MEANINGS.items() if word in {v.word for v in verdicts}]
+    notes = [
+        "Claims, rules and margins were written down before the first result, in docs/hypothesis.md; the words below "
+        "are computed from the intervals. " + "; ".join(met) + ".",
+        "Intervals are 95%. Five claims are five looks: one of twenty such verdicts is wrong by chance.",
+    ]
+    return Section("Verdicts", notes, [Table(("claim", "verdict", "because"), rows)])
+
+
+def clip_section(
+    examples: Sequence[Example], multiples: Sequence[int], shown: dict[str, list[Score]], fps: float
+) -> Section:
+    """A row a prompt: the real clip, then each arm at each budget; of the first training and sampling seed."""
+    columns = [
+        (f"{name} {multiple}x", score) for name in NAMES for multiple, score in zip(multiples, shown[name], strict=True)
+    ]
+    rows = []
+    for i in range(min(len(score.clips) for _, score in columns)):
+        real = Clip(f"real-{i}", to_uint8(examples[i].clip), fps)
+        clips = [Clip(f"{name.replace(' ', '-')}-{i}", score.clips[i], fps) for name, score in columns]
+        rows.append((examples[i].text, real, *clips))
+    text = ["The first prompts of the test, not chosen; the same seeds in both arms. 1x is C0."]
+    return Section("Clips", text, [Table(("prompt", "real", *(name for name, _ in columns)), rows)])
+
+
+def primary_section(references: dict[str, dict[str, Tensor]], last: int) -> Section:
+    """Shares of prompts whose clip shows what was asked, at the largest budget; hits (...) an attribute each."""
+    rows = [(name, *(percent(hits[told]) for told in TOLD)) for name, hits in references.items()]
+    text = [
+        f"Share of the prompts whose clip shows what was asked, by the detector, at {last} C0; Wilson intervals over "
+        "all samples. 'All' is the primary measure P: shape, colour and motion. Reconstructions are the tokenizer's "
+        "ceiling; real clips with each other's captions are chance.",
+        "FVD, KVD and other secondary measures want 2,048 clips and features' weights: not measured here.",
+    ]
+    return Section("Quality", text, [Table(("", *TOLD), rows)])
+
+
+def percent(hits: Tensor) -> str:
+    cell = wilson(int(hits.sum()), hits.numel())
+    return f"{cell['mean']:.1%} ({100 * cell['low']:.1f} to {100 * cell['high']:.1f})"
+
+
+def spread(share: Interval) -> str:
+    return f"{share.value:.1%} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def scaling_section(found: Found, scaling: Scaling, budgets: dict[str, dict], c0: float) -> Section:
+    """Quality over training."""
+    rows = []
+    for i, multiple in enumerate(found.multiples):
+        steps = [str(budgets[name]["steps"][str(multiple)]) for name in NAMES]
+        shares = [spread(arm[i]) for arm in scaling.shares]
+        rows.append((str(multiple), f"{multiple * c0:.3g}", *steps, *shares, points(scaling.differences[i])))
+    head = ("C0", "FLOPs", *(f"steps, {name}" for name in NAMES), *(f"P, {name}" for name in NAMES), "difference")
+    ceiling = found.ceiling.float().mean().item()
+    over = [
+        Line(name, [(m * c0, s.value, s.low, s.high) for m, s in zip(found.multiples, shares, strict=True)])
+        for name, shares in zip(NAMES, scaling.shares, strict=True)
+    ]
+    plots = [Plot("Quality over training", "training FLOPs", "P", over, {"reconstructions": ceiling})]
+    text = [
+        "Differences are paired; intervals by the hierarchical bootstrap over training seeds, sampling seeds and "
+        "prompts, of the shares of a single run Wilson's."
+    ]
+    if scaling.slopes is not None:
+        text.append(
+            f"Errors, ceiling minus P, fall with the power b of training: {scaling.slopes[0]} of tokens, "
+            f"{scaling.slopes[1]} of latents, difference {scaling.slope_difference}; fitted to the budgets "
+            f"{', '.join(map(str, scaling.used))} C0, where neither arm has reached the ceiling."
+        )
+        plots.append(error_plot(found, scaling, c0, ceiling))
+    else:
+        text.append("A power law wants two budgets at which neither arm has reached the ceiling: there are fewer.")
+    return Section("Quality over training", text, [Table(head, rows)], plots)
+
+
+def error_plot(found: Found, scaling: Scaling, c0: float, ceiling: float) -> Plot:
+    least = 0.5 / len(found.ceiling)
+    lines, fits = [], []
+    for name, hits, shares in zip(NAMES, (found.tokens.scaling, found.latents.scaling), scaling.shares, strict=True):
+        marks = []
+        for multiple, share in zip(found.multiples, shares, strict=True):
+            ends = [max(least, ceiling - value) for value in (share.value, share.high, share.low)]
+            marks.append((multiple * c0, *ends))
+        lines.append(Line(name, marks))
+        kept = [found.multiples.index(multiple) for multiple in scaling.used]
+        errors = (ceiling - hits.float().mean((1, 2, 3)))[kept].clamp(min=least)
+        a, b = power_law(scaling.used, errors)
+        fits.append(tuple(v for m in (scaling.used[0], scaling.used[-1]) for v in (m * c0, (a.exp() * m**-b).item())))
+    return Plot("Errors over training", "training FLOPs", "ceiling - P", lines, {}, fits, log_y=True)
+
+
+def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Sequence[Sampling]]) -> Section:
+    """Quality over what sampling costs."""
+    rows, shares = [], {}
+    for name, arm in zip(NAMES, (found.tokens, found.latents), strict=True):
+        (drawn,) = resample([arm.curve])
+        shares[name] = share_intervals(arm.curve, drawn)
+        for i, sampling in enumerate(curves[name]):
+            seconds = [f"{took[i]:.3f}" for took in arm.seconds.values()]
+            rows.append((name, f"{arm.evaluations[i]:g}", in_words(name, sampling), spread(shares[name][i]), *seconds))
+    sizes = tuple(found.tokens.seconds)
+    head = ("arm", "evaluations", "sampler", "P", *(f"seconds, {size} at once" for size in sizes))
+
+    def plot(title: str, x: str, costs: Sequence[Sequence[float]]) -> Plot:
+        lines = []
+        for name, cost in zip(NAMES, costs, strict=True):
+            pairs = sorted(zip(cost, shares[name], strict=True), key=lambda pair: pair[0])
+            lines.append(Line(name, [(at, s.value, s.low, s.high) for at, s in pairs]))
+        return Plot(title, x, "P", lines, {"reconstructions": found.ceiling.float().mean().item()})
+
+    arms: tuple[Arm, Arm] = (found.tokens, found.latents)
+    plots = [plot("Quality over evaluations", "evaluations of the network a clip", [a.evaluations for a in arms])]
+    for size in sizes:
+        seconds = [arm.seconds[size] for arm in arms]
+        plots.append(plot(f"Quality over seconds, {size} at once", "seconds a clip, with decoding", seconds))
+    best = min(max(share.value for share in row) for row in shares.values())
+    text = [
+        f"At {found.multiples[-1]} C0. Guidance counts twice, and so do revisions and both halves of a Heun step. "
+        "Seconds include decoding: the median of three runs of the first training seed.",
+        f"Cost of 95% of the best P of the weaker arm, which is about {best:.1%}, log(latents / tokens): "
+        + "; ".join(f"{name} {ratio}" for name, ratio in ratios.items())
+        + ". Above 0, tokens are cheaper.",
+    ]
+    return Section("Quality over the cost of sampling", text, [Table(head, rows)], plots)
+
+
+def in_words(arm: str, sampling: Sampling) -> str:
+    own = (
+        f"{sampling.order}, {sampling.revisions} revisions, temperature {sampling.temperature:g}"
+        if arm == "tokens"
+        else sampling.solver + ("" if sampling.snap else ", not snapped")
+    )
+    return f"{sampling.steps} steps, {own}, guidance {sampling.guidance:g}"
+
+
+def protocol_section(
+    found: Found, budgets: dict[str, dict], bits: float, psnr: float, headlines: dict[str, Sampling], recipe: str
+) -> Section:
+    """What was done, so that a reader can object to it."""
+    k, s, n = found.tokens.scaling.shape[1:]
+    rows = [
+        (name, f"{about['parameters']:,}", f"{about['step_flops']:.4g}", in_words(name, headlines[name]))
+        for name, about in budgets.items()
+    ]
+    untuned = "Neither arm was tuned for this report: rates, guidance, temperature and shift are the recipe's."
+    text = [
+        "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
+        "cache stand for, and the twin's are brought to the nearest codes before the same decoder. Tokenizer: "
+        f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
+        f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts "
+        "and seed numbers in both arms; constant rate after the warm-up, averaged weights.",
+        "Both arms were tuned by equal trials." if found.tuned else untuned,
+    ]
+    head = ("arm", "parameters", "FLOPs a step", "sampler of the headline")
+    return Section("Protocol", text, [Table(head, rows)], code=recipe)

@@ -1,0 +1,129 @@
+"""Verdicts follow from intervals, by the rules of docs/hypothesis.md."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from evaluation.bootstrap import Interval
+from evaluation.claims import (
+    Arm,
+    Found,
+    judge,
+    matched_quality,
+    measure_cost,
+    measure_scaling,
+    sampling_cost,
+    scaling_slope,
+    stalls,
+)
+
+
+def between(low: float, high: float) -> Interval:
+    return Interval((low + high) / 2, low, high)
+
+
+@pytest.mark.parametrize(
+    "low, high, word",
+    [
+        (-0.02, 0.05, "supported"),  # above the margin
+        (0.01, 0.05, "supported"),
+        (-0.02, -0.01, "refuted"),  # within the margin, but wholly below zero
+        (-0.2, -0.1, "refuted"),
+        (-0.05, 0.2, "inconclusive"),  # whatever the mean says
+        (-0.03, 0.1, "inconclusive"),  # on the margin is not above it
+    ],
+)
+def test_matched_quality(low, high, word):
+    assert matched_quality(between(low, high)) == word
+
+
+@pytest.mark.parametrize(
+    "ratios, word",
+    [
+        ([(0.1, 0.5), (0.2, 0.4)], "supported"),
+        ([(0.1, 0.5), (-0.1, 0.4)], "inconclusive"),
+        ([(0.1, 0.5), (-0.4, -0.1)], "refuted"),
+        ([(0.0, 0.5)], "inconclusive"),
+    ],
+)
+def test_sampling_cost(ratios, word):
+    assert sampling_cost([between(*ratio) for ratio in ratios]) == word
+
+
+@pytest.mark.parametrize(
+    "difference, stalled, word",
+    [
+        ((-0.02, 0.1), 0.0, "supported"),  # the twin's slope is 0.4: the margin is 0.04
+        ((-0.05, 0.1), 0.0, "inconclusive"),
+        ((-0.05, -0.01), 0.0, "refuted"),
+        ((0.1, 0.2), 0.11, "refuted"),  # tokens stand still where the twin improves
+        ((0.1, 0.2), 0.10, "supported"),
+        (None, 0.0, "inconclusive"),
+    ],
+)
+def test_scaling_slope(difference, stalled, word):
+    assert scaling_slope(difference and between(*difference), 0.4, stalled) == word
+
+
+def test_stalls_are_counted_where_the_twin_improves():
+    rising, flat = (
+        torch.tensor([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]),
+        torch.tensor([[0.1, 0.1], [0.2, 0.1], [0.3, 0.1]]),
+    )
+    assert stalls([1, 4, 32], flat, rising) == 0.5
+    assert stalls([1, 4, 32], rising, flat) == 0 == stalls([1, 2, 4], flat, rising)
+
+
+def arm(shares: list[float], curve: list[float], k: int = 3, s: int = 2, n: int = 256) -> Arm:
+    """An arm of these shares; which prompts come out right is drawn."""
+    rng = torch.Generator().manual_seed(round(1000 * sum(shares)))
+    scaling, drawn = (
+        torch.rand(len(row), k, s, n, generator=rng) < torch.tensor(row)[:, None, None, None] for row in (shares, curve)
+    )
+    evaluations = [4.0, 8.0, 16.0, 32.0]
+    seconds = {1: [0.1 * e for e in evaluations], 8: [0.02 * e for e in evaluations]}
+    return Arm(scaling, drawn, evaluations, seconds, headline=32)
+
+
+MULTIPLES = [1, 2, 4, 8, 16, 32]
+CEILING = torch.rand(256, generator=torch.Generator().manual_seed(1)) < 0.95
+GOOD = arm([0.95 - 0.8 * m**-0.5 for m in MULTIPLES], [0.5, 0.8, 0.8, 0.8])
+BAD = arm([0.95 - 0.8 * m**-0.15 for m in MULTIPLES], [0.2, 0.3, 0.5, 0.8])
+
+
+def verdicts(found: Found) -> dict[str, str]:
+    scaling, ratios = measure_scaling(found, 1000), measure_cost(found, 1000)
+    return {verdict.claim[:2]: verdict.word for verdict in judge(found, scaling, ratios)}
+
+
+def test_a_better_arm_of_tokens_is_found_supported_and_the_other_way_round_refuted():
+    found = Found(MULTIPLES, GOOD, BAD, CEILING, tuned=True)
+    unmeasured = {"H1": "not measured", "H5": "not measured"}
+    assert verdicts(found) == unmeasured | dict.fromkeys(("H2", "H3", "H4"), "supported")
+    other = Found(MULTIPLES, BAD, GOOD, CEILING, tuned=True)
+    assert verdicts(other) == unmeasured | dict.fromkeys(("H2", "H3", "H4"), "refuted")
+    assert measure_scaling(found, 1000).slopes[1].value == pytest.approx(0.15, abs=0.05)
+
+
+def test_what_the_protocol_wants_and_a_run_lacks_gives_no_verdict():
+    found = Found(MULTIPLES, GOOD, BAD, CEILING)
+    assert verdicts(found)["H2"] == "not measured"  # untuned
+    dear = replace(found, tokens=replace(GOOD, headline=64.0), tuned=True)
+    assert verdicts(dear)["H2"] == "not measured"
+    few = replace(found, tokens=arm([0.2] * 6, [0.5] * 4, k=2), latents=arm([0.2] * 6, [0.4] * 4, k=2))
+    assert {verdicts(few)[claim] for claim in ("H3", "H4")} == {"numbers only"}
+
+
+def test_saturated_budgets_are_left_out_of_both_arms():
+    full = arm([0.95] * 6, [0.5] * 4)
+    found = Found(MULTIPLES, full, BAD, CEILING, tuned=True)
+    scaling = measure_scaling(found, 1000)
+    assert len(scaling.used) < 4 and verdicts(found)["H4"] == "inconclusive"
+
+
+def test_the_share_of_a_single_run_has_wilsons_interval():
+    never = arm([0.0] * 6, [0.0] * 4, k=1, s=1)
+    scaling = measure_scaling(Found(MULTIPLES, never, never, torch.zeros(256, dtype=torch.bool)), 100)
+    assert scaling.shares[0][0].low == 0 < scaling.shares[0][0].high < 0.02
+    assert scaling.slopes is None and scaling.used == []  # no error is left to fall

@@ -1,0 +1,202 @@
+"""The whole comparison at toy size, and that nothing is done twice."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import CLIP
+from safetensors.torch import load_file
+
+import compare
+import train
+from data.shapes import Shapes
+from evaluation import arms
+from generator.diffusion import SOLVERS
+from generator.pipeline import VideoGenerator
+from vq import pretrained
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+TOY = {
+    "tokenizer": {
+        "recipe": str(ROOT / "configs/vq/demo.yaml"),
+        "changes": {
+            "trainer": SMALL | {"max_steps": 2, "val_check_interval": 2},
+            "model": {"init_args": {"tokenizer": {"init_args": {"channels": [8, 8, 8], "patch_size": 2}}}},
+            "data": {"batch_size": 2, "val_clips": 2, "num_workers": 0},
+        },
+    },
+    "videos": str(ROOT / "configs/data/demo.yaml"),
+    "clips": 12,
+    "both": {
+        "trainer": SMALL,
+        "checkpoint": {"every_n_train_steps": 1},
+        "model": {
+            "init_args": {
+                "warmup_steps": 2,
+                "backbone": {"init_args": {"dim": 32, "depth": 1, "heads": 2, "text_dim": 16}},
+                "text": {"init_args": {"dim": 16, "heads": 2}},
+            }
+        },
+        "data": {"batch_size": 2},
+    },
+    "tokens": {
+        "recipe": str(ROOT / "configs/generator/demo.yaml"),
+        "headline": {"steps": 2},
+        "curve": [{"steps": 1}, {"steps": 2, "revisions": 1}],
+    },
+    "latents": {
+        "recipe": str(ROOT / "configs/generator/diffusion-demo.yaml"),
+        "headline": {"steps": 2},
+        "curve": [{"steps": 1}, {"steps": 3, "solver": "heun"}],
+    },
+    "c0": 2e8,
+    "multiples": [1, 2, 4],
+    "training_seeds": [0],
+    "sampling_seeds": [0],
+    "prompts": 3,
+    "shown": 2,
+}
+
+
+EVALUATIONS = [4, 8, 12, 16, 24, 32, 50, 100]  # of docs/hypothesis.md
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_recipes_say_what_they_are_and_keep_the_protocol(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    said = recipe.read_text().partition("tokenizer:")[0].lower()
+    assert f"python compare.py -c configs/compare/{recipe.name}" in said
+    assert all(word in said for word in ("hardware", "time", "score"))
+    _, config = compare.parse(["-c", str(recipe), "--out", "out/compare"])
+    tokens = [2 * (sampling.steps + sampling.revisions) for sampling in config.tokens.curve]
+    latents = [
+        2 * (len(SOLVERS[s.solver]().times(s.steps)) - 1) * SOLVERS[s.solver].calls - 2 * (s.solver == "heun")
+        for s in config.latents.curve
+    ]
+    assert tokens == EVALUATIONS
+    assert all(spent - 4 < got <= spent for got, spent in zip(latents, EVALUATIONS, strict=True))
+    assert config.tokens.headline in config.tokens.curve and config.latents.headline in config.latents.curve
+    changes = compare.merged(config.both, config.tokens.changes)["model"]["init_args"]
+    assert all(Path(arm.recipe).is_file() for arm in (config.tokens, config.latents, config.tokenizer))
+    assert changes["backbone"]["init_args"]["text_dim"] == changes["text"]["init_args"]["dim"]
+
+
+def test_the_command_in_the_readme():
+    (command,) = [line for line in (ROOT / "README.md").read_text().splitlines() if "python compare.py" in line]
+    given, config = compare.parse(command.split()[2:])
+    assert config.prompts == 64 and given.out == Path("out/compare")
+
+
+def args(folder: Path) -> list[str]:
+    (folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    return ["-c", str(folder / "toy.yaml"), "--out", str(folder / "out"), "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A folder with a finished comparison in out/."""
+    folder = tmp_path_factory.mktemp("compare")
+    compare.main(args(folder))
+    return folder
+
+
+class Page(HTMLParser):
+    """Counts tags, and sees that what is opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.seen, self.sources = [], [], []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.seen.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta",):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes) -> None:
+        self.seen.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_whole_comparison(done):
+    out = done / "out"
+    for name in ("tokens", "latents"):
+        budget = json.loads((out / name / "seed0/budget.json").read_text())
+        assert budget["steps"] == {str(m): round(m * TOY["c0"] / budget["step_flops"]) for m in (1, 2, 4)}
+        assert all((out / name / f"seed0/x{m}/config.yaml").is_file() for m in (1, 2, 4))
+    page = Page()
+    page.feed((out / "report.html").read_text())
+    assert not page.open and page.seen.count("svg") >= 4
+    assert page.seen.count("img") == 2 * 7  # prompts; real, and three budgets of two arms
+    assert all(source.startswith("data:image/gif;base64,") for source in page.sources)  # self-contained
+    text = (out / "report.md").read_text()
+    assert "NUMBERS ONLY" in text and "SUPPORTED" not in text and "NOT MEASURED" in text
+    assert all((out / link).is_file() for link in re.findall(r"\]\((pictures/[^)]+)\)", text))
+    verdicts = json.loads((out / "results.json").read_text())["verdicts"]
+    assert [verdict["word"] for verdict in verdicts].count("not measured") == 3
+
+
+def test_nothing_is_done_twice(done, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("this was done before")
+
+    monkeypatch.setattr(train, "main", refuse)
+    monkeypatch.setattr(arms, "draw", refuse)
+    before = (done / "out/report.html").read_text()
+    assert compare.main(args(done)).read_text() == before
+    with pytest.raises(ValueError, match="another recipe"):
+        compare.main([*args(done), "--c0", "3e8"])
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(done, tmp_path, monkeypatch):
+    shutil.copytree(done / "out", tmp_path / "out", ignore=shutil.ignore_patterns("latents"))
+
+    def killed(folder, *rest, **parts):
+        if str(folder).endswith("x4"):
+            raise RuntimeError("killed")
+        return save(folder, *rest, **parts)
+
+    save = pretrained.save
+    monkeypatch.setattr(pretrained, "save", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        compare.main(args(tmp_path))
+    monkeypatch.undo()
+    begun, fit = [], train.main
+    monkeypatch.setattr(train, "main", lambda command: begun.append(fit(command)))
+    compare.main(args(tmp_path))
+    (cli,) = begun
+    assert str(cli.trainer.ckpt_path).endswith("last.ckpt")
+    for multiple in (1, 4):
+        weights = [load_file(f / f"out/latents/seed0/x{multiple}/generator.safetensors") for f in (done, tmp_path)]
+        assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+
+
+def test_exports_are_averages_at_a_rate_that_does_not_fall(done):
+    out = done / "out/tokens/seed0"
+    checkpoint = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+    rates = {group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
+    assert rates == {1e-2}
+    exported = load_file(out / "x4/generator.safetensors")
+    for name, value in exported.items():
+        assert value.equal(checkpoint["state_dict"][f"generator.{name}"])
+    assert any(not v.equal(checkpoint["current_model_state"][f"generator.{n}"]) for n, v in exported.items())
+
+
+def test_evaluations_are_counted_with_guidance_twice(tokenizer, generator, tmp_path):
+    folder = VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / "model")
+    examples = arms.fresh(Shapes("test", 9, 16, 24, objects=[1]), 3, seed=5)
+    model = arms.Trained(folder, "cpu")
+    once = model.score(examples, arms.Sampling(steps=3, revisions=2, guidance=1.0), 0)
+    twice = model.score(examples, arms.Sampling(steps=3, revisions=2, guidance=2.0), 0, batch_size=2)
+    assert (once.evaluations, twice.evaluations) == (5, 10)
+    again = arms.Trained(folder, "cpu").score(examples, arms.Sampling(steps=3, revisions=2, guidance=2.0), 0)
+    assert (again.clips == twice.clips).all() and again.hits["all"].equal(twice.hits["all"])
