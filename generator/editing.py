@@ -198,6 +198,24 @@ def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, for
     return task
 
 
+def check_length(name: str, given: list[int], frames: int, ft: int) -> None:
+    """``ValueError`` where inputs of so many frames leave nothing to make of ``frames``, ft to a latent frame."""
+    room = 1 + (frames - 1) // ft
+    begins, ends = [1 + (n - 1) // ft for n in given], [max(1, (n - 1) // ft) for n in given]
+    known = {"extend": begins[:1], "image2video": begins[:1], "extend-back": ends[:1]}.get(name, [])
+    if name == "interpolate":
+        known = [begins[0], ends[1]]
+    if known and sum(known) >= room:
+        least = 1 + sum(known) * ft
+        raise ValueError(f"{name} has nothing to make of {frames} frames with this --input: use {least} or more")
+    if name == "connect" and (room <= max(begins[0], ends[1]) or room == begins[0] + ends[1]):
+        least, meeting = 1 + max(begins[0], ends[1]) * ft, 1 + (begins[0] + ends[1] - 1) * ft
+        raise ValueError(
+            f"connect cannot fade clips of {given[0]} and {given[1]} frames into each other in {frames}: use {least} "
+            f"or more, but not {meeting}, where they only meet"
+        )
+
+
 def default_frames(name: str, given: list[int], trained: int, prompts: int, ft: int) -> int:
     """How long the output is if nobody says so: ``given`` are the frames of the inputs, ``trained`` those of the model.
 

@@ -148,6 +148,7 @@ class VideoGenerator:
         if task == "story" and grid[0] < len(prompts):
             least = self.tokenizer.pixel_shape(len(prompts), *grid[1:])[0]
             raise ValueError(f"{frames} frames are too few for a story of {len(prompts)} prompts: use {least} or more")
+        editing.check_length(task, [clip.shape[1] for clip in inputs], frames, ft)
         if window is None and kind.windowed:
             window = self.clip["frames"]
         return Job(

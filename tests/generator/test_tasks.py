@@ -285,9 +285,15 @@ def test_every_task_is_tried_here_and_tells_what_it_needs(model):
     [
         ("loop", {"frames": 17}, "a loop of 17 frames does not fit 4x compression: use 16 or 20"),
         ("loop", {"frames": 8}, "use 12"),
-        ("extend", {"inputs": [clip(9)], "frames": 9}, "ask for more frames"),
+        ("extend", {"inputs": [clip(9)], "frames": 9}, "of 9 frames with this --input: use 13 or more"),
         ("extend-back", {"inputs": [clip(13)], "frames": 13, "window": 10}, "10 frames do not fit"),
-        ("interpolate", {"inputs": [clip(9), clip(9)], "frames": 13}, "leave nothing to make"),
+        ("extend", {"inputs": [clip(9)], "frames": 5}, "nothing to make of 5 frames with this --input: use 13 or more"),
+        ("connect", {"inputs": [clip(9), clip(9)], "frames": 17}, "in 17: use 13 or more, but not 17, where they only"),
+        (
+            "interpolate",
+            {"inputs": [clip(9), clip(9)], "frames": 13},
+            "has nothing to make of 13 frames with this --input: use 17 or more",
+        ),
         ("interpolate", {"inputs": [clip(9)]}, "interpolate needs two --input, got 1"),
         ("story", {"prompts": ["a", "b", "c"], "frames": 5}, "too few for a story of 3 prompts: use 9 or more"),
         ("story", {"prompts": ["a"]}, "story needs several --prompt"),
