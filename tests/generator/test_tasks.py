@@ -292,7 +292,7 @@ def test_every_task_is_tried_here_and_tells_what_it_needs(model):
         (
             "interpolate",
             {"inputs": [clip(9), clip(9)], "frames": 13},
-            "has nothing to make of 13 frames with this --input: use 17 or more",
+            "of 13 frames with this --input: use 21 or more",
         ),
         ("interpolate", {"inputs": [clip(9)]}, "interpolate needs two --input, got 1"),
         ("story", {"prompts": ["a", "b", "c"], "frames": 5}, "too few for a story of 3 prompts: use 9 or more"),
