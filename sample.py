@@ -100,7 +100,7 @@ def main(args: list[str] | None = None) -> list[Path]:
         told = ", ".join(model.generator.trained_for)
         print(
             f"sample.py: this model was trained for {told}, not for {', '.join(missing)}, which {options.task} asks "
-            "for: it fills in what it can, expect less than of text2video",
+            "for: it fills in what it can",
             file=sys.stderr,
         )
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
