@@ -19,10 +19,11 @@ from tqdm import tqdm
 from data.commands import find_device
 from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
-from generator import editing
+from generator import jobs
 from generator.diffusion import SOLVERS, DiffusionGenerator
-from generator.editing import TASKS, Job
+from generator.editing import TASKS
 from generator.guidance import Guidance
+from generator.jobs import Job
 from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
 from generator.prompts import expand
@@ -156,7 +157,7 @@ def check(options: argparse.Namespace) -> None:
     if not options.model:
         raise ValueError("--model is missing: give an exported folder, a hub id or a training checkpoint")
     inputs, prompts = len(options.input), len(options.prompt)
-    editing.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
+    jobs.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
     if options.sampler and options.sampler not in (*ORDERS, *SOLVERS):
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join((*ORDERS, *SOLVERS))}")
     least = {"num": 1, "steps": 1, "batch_size": 1, "guidance": 0, "revisions": 0, "top_k": 1, "refresh": 1}

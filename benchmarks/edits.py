@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.shapes import COLOURS, Shapes
 from evaluation.detector import score
-from generator.editing import FORGET
+from generator.jobs import FORGET
 from generator.pipeline import VideoGenerator
 
 

@@ -15,43 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generator import tasks
-from generator.tasks import Canvas, Grid
+from generator.tasks import Canvas
 
 if TYPE_CHECKING:
+    from generator.jobs import Job
     from generator.pipeline import VideoGenerator
-
-FORGET = ("unlikely", "random")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What was asked for, apart from prompts and seeds.
-
-    ``grid`` (t, h, w) of the output in tokens; ``clips`` of shape (3, t, h, w) in [-1, 1]; ``mask`` bool (t, h, w) or
-    (1, h, w) in pixels, True where to make anew; ``story``: the prompts of one video, one after the other; ``window``:
-    latent frames at a time, None for all.
-    """
-
-    task: "Task"
-    grid: Grid
-    clips: tuple[Tensor, ...] = ()
-    mask: Tensor | None = None
-    strength: float = 0.5
-    forget: str = FORGET[0]
-    story: tuple[str, ...] = ()
-    window: int | None = None
-
-    @property
-    def ring(self) -> bool:
-        return self.task.run is loop
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What a model must have been trained for; all windows but the first are pieces from the middle of a video."""
-        if self.window is None or self.grid[0] <= self.window:
-            return self.task.needs
-        onwards = () if "suffix" in self.task.needs else ("prefix",)
-        return tuple(dict.fromkeys((*self.task.needs, *onwards, "middle")))
 
 
 @dataclass(frozen=True)
@@ -70,22 +38,22 @@ class Fill:
         return self.model.fill(rows, texts or self.texts, self.seeds, **spans, **self.sampling)
 
 
-def text2video(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def text2video(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     return fill(tasks.text2video(job.grid, model.mask_id))
 
 
-def extend(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def extend(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """Goes on after a clip or a still; what is known of a window is the integers of the window before."""
     return fill(tasks.extend(model.encode(whole(model, job.clips[0])), job.grid, model.mask_id))
 
 
-def extend_back(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def extend_back(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """Ends with a clip or a still; windows go backwards, and only the last one begins with a first frame."""
     known = model.encode_middle(whole(model, job.clips[0], end=True))
     return fill(tasks.extend_back(known, job.grid, model.mask_id), backwards=True)
 
 
-def loop(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def loop(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """A ring of latent frames, none of which is a first one: made as a piece, then anew around its seam."""
     ring = fill(replace(tasks.text2video(job.grid, model.mask_id), middle=True))
     size = min(ring.shape[1], max(3, job.window - 1)) if job.window else ring.shape[1]
@@ -93,17 +61,17 @@ def loop(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
     return canvas.filled(0, fill(canvas.span(0, size))).tokens
 
 
-def interpolate(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def interpolate(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     start, end = whole(model, job.clips[0]), whole(model, job.clips[1], end=True)
     return fill(tasks.interpolate(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
 
 
-def connect(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def connect(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     start, end = whole(model, job.clips[0]), whole(model, job.clips[1], end=True)
     return fill(tasks.connect(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
 
 
-def inpaint(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def inpaint(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """What the mask covers is painted over before the clip is encoded: a token sees its neighbours and its past."""
     clip = whole(model, job.clips[0])
     mask = job.mask.expand(clip.shape[2:])
@@ -111,11 +79,11 @@ def inpaint(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
     return fill(tasks.inpaint(model.encode(paint_over(clip[0], mask)[None]), region, model.mask_id))
 
 
-def outpaint(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def outpaint(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     return fill(tasks.outpaint(model.encode(whole(model, job.clips[0])), job.grid, model.mask_id))
 
 
-def edit(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def edit(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """Forgets a share of the tokens: any, or those that the new prompt finds least likely, beside the others.
 
     The likelihood counts as it is: less that without a text, it chooses no better (docs/tasks.md).
@@ -131,7 +99,7 @@ def edit(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
     return fill(tasks.edit(clip, job.strength, model.mask_id, scores))
 
 
-def story(model: "VideoGenerator", job: Job, fill: Fill) -> Tensor:
+def story(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """A prompt after the other, each for as long: its windows begin with the last tokens of the one before."""
     canvas = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds))
     for i, text in enumerate(job.story):
@@ -174,69 +142,6 @@ TASKS: dict[str, Task] = {
         story, "one video of several --prompt, one after the other", 0, ("text", "prefix"), True, prompt=True
     ),
 }
-
-
-def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, forget: str | None) -> Task:
-    """The task of that name, if it can do with what it is given; else ``ValueError`` in words."""
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}: expected {', '.join(TASKS)}")
-    task = TASKS[name]
-    if task.inputs != inputs:
-        asked = {0: "takes no", 1: "needs one", 2: "needs two"}[task.inputs]
-        raise ValueError(f"{name} {asked} --input, got {inputs}: see --help for the tasks that take another number")
-    if task.prompt and not prompts:
-        raise ValueError(f"{name} needs a --prompt")
-    if name == "story" and prompts < 2:
-        raise ValueError(f"story needs several --prompt, one after the other, got {prompts}")
-    if mask != (name == "inpaint"):
-        takes = "needs a" if name == "inpaint" else "takes no"
-        raise ValueError(f"{name} {takes} --mask: inpaint takes left,top,right,bottom in pixels, a picture or a video")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"--strength is {strength}, expected a share between 0 and 1")
-    if forget not in (None, *FORGET):
-        raise ValueError(f"--forget is {forget!r}, expected {' or '.join(FORGET)}")
-    return task
-
-
-def check_length(name: str, given: list[int], frames: int, ft: int) -> None:
-    """``ValueError`` where inputs of so many frames leave nothing to make of ``frames``, ft to a latent frame."""
-    room = 1 + (frames - 1) // ft
-    begins, ends = [1 + (n - 1) // ft for n in given], [max(1, (n - 1) // ft) for n in given]
-    known = {"extend": begins[:1], "image2video": begins[:1], "extend-back": ends[:1]}.get(name, [])
-    if name == "interpolate":
-        known = [begins[0], ends[1]]
-    if known and sum(known) >= room:
-        least = 1 + sum(known) * ft
-        raise ValueError(f"{name} has nothing to make of {frames} frames with this --input: use {least} or more")
-    if name == "connect" and (room <= max(begins[0], ends[1]) or room == begins[0] + ends[1]):
-        least, meeting = 1 + max(begins[0], ends[1]) * ft, 1 + (begins[0] + ends[1] - 1) * ft
-        raise ValueError(
-            f"connect cannot fade clips of {given[0]} and {given[1]} frames into each other in {frames}: use {least} "
-            f"or more, but not {meeting}, where they only meet"
-        )
-
-
-def default_frames(name: str, given: list[int], trained: int, prompts: int, ft: int) -> int:
-    """How long the output is if nobody says so: ``given`` are the frames of the inputs, ``trained`` those of the model.
-
-    As long as the model was trained at, or as much longer than what is given.
-    """
-    more = max(ft, trained - 1)
-    known = [(frames - 1) // ft * ft for frames in given]
-    if name == "text2image":
-        return 1
-    if name == "loop":
-        return 2 * more
-    if name == "story":
-        return 1 + more * prompts
-    if name == "connect":  # they overlap by half of the shorter one
-        lengths = [known[0] // ft + 1, max(1, known[1] // ft)]
-        return 1 + ft * (sum(lengths) - max(1, min(lengths) // 2) - 1)
-    if name in ("extend", "extend-back", "interpolate"):
-        fixed = {"extend": known[:1], "extend-back": [max(ft, n) for n in known]}
-        length = 1 + sum(fixed.get(name, [known[0], max(ft, known[-1])] if known else []))
-        return trained if length < trained else length + more
-    return trained
 
 
 def whole(model: "VideoGenerator", clip: Tensor, end: bool = False) -> Tensor:

@@ -16,8 +16,8 @@ from generator import editing, tasks
 from generator.backbone import TextMemory
 from generator.caching import Pass
 from generator.diffusion import DiffusionGenerator, Euler, Numbers, Solver, Velocity, integrate
-from generator.editing import Job
 from generator.guidance import Guidance, apart, guide, guided, together
+from generator.jobs import Job, plan
 from generator.masked import MaskedGenerator
 from generator.orders import Halton, Order, halton_ranks
 from generator.samplers import Predict, sample
@@ -102,65 +102,9 @@ class VideoGenerator:
         seeds = [seed + i for _ in range(len(texts) // num) for i in range(num)]
         return self.decode(self.make(job, texts, seeds, **sampling), ring=job.ring)
 
-    def job(
-        self,
-        task: str = "text2video",
-        prompts: Sequence[str] = (),
-        inputs: Sequence[Tensor] = (),
-        mask: Tensor | None = None,
-        strength: float = 0.5,
-        forget: str | None = None,
-        frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        window: int | None = None,
-    ) -> Job:
-        """What ``make`` needs to know, checked: see ``__call__``. Raises ``ValueError`` in words."""
-        latents = isinstance(self.generator, DiffusionGenerator)
-        forget = forget or editing.FORGET[latents]
-        kind = editing.check(task, len(inputs), len(prompts), mask is not None, strength, forget)
-        if latents and task == "edit" and forget == "unlikely":
-            raise ValueError("a generator of latents does not say how likely a token is: forget random ones")
-        ft, fs = self.tokenizer.time_compression, self.tokenizer.space_compression
-        if frames is None:
-            frames = editing.default_frames(task, [c.shape[1] for c in inputs], self.clip["frames"], len(prompts), ft)
-        if task == "text2image" and frames != 1:
-            raise ValueError(f"text2image makes one frame, not {frames}: use text2video")
-        height, width = (
-            self.clip[axis] if asked is None else asked for axis, asked in (("height", height), ("width", width))
-        )
-        size = (frames, height, width)
-        if task == "loop" and (frames < 3 * ft or frames % ft):
-            nearest = sorted({max(3, frames // ft) * ft, max(3, frames // ft + 1) * ft})
-            raise ValueError(
-                f"a loop of {frames} frames does not fit {ft}x compression: use {' or '.join(map(str, nearest))}"
-            )
-        grid = self.tokenizer.latent_shape(frames + 1 if task == "loop" else frames, *size[1:])
-        patch = self.generator.patch_size
-        for name, pixels, cells in zip(("height", "width"), size[1:], grid[1:], strict=True):
-            if cells % patch:
-                step = patch * fs
-                nearest = sorted({max(1, pixels // step) * step, (pixels // step + 1) * step})
-                raise ValueError(
-                    f"{name} {pixels} does not fit the generator's patches of {step} pixels: use "
-                    f"{' or '.join(map(str, nearest))}"
-                )
-        if task == "story" and grid[0] < len(prompts):
-            least = self.tokenizer.pixel_shape(len(prompts), *grid[1:])[0]
-            raise ValueError(f"{frames} frames are too few for a story of {len(prompts)} prompts: use {least} or more")
-        editing.check_length(task, [clip.shape[1] for clip in inputs], frames, ft)
-        if window is None and kind.windowed:
-            window = self.clip["frames"]
-        return Job(
-            kind,
-            grid=(grid[0] - 1, *grid[1:]) if task == "loop" else grid,
-            clips=tuple(inputs),
-            mask=mask,
-            strength=strength,
-            forget=forget,
-            story=tuple(prompts) if task == "story" else (),
-            window=None if window is None else self.tokenizer.latent_shape(window, *size[1:])[0],
-        )
+    def job(self, *asked, **named) -> Job:
+        """What ``make`` needs to know, checked; see ``generator.jobs.plan``. Raises ``ValueError`` in words."""
+        return plan(self, *asked, **named)
 
     def make(self, job: Job, texts: list[str], seeds: list[int], **sampling) -> Tensor:
         """Tokens (b, t, h, w) of b samples of a job, their texts and seeds; see ``fill`` for the rest."""

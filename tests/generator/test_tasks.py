@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import CLIP
 
-from generator import editing, tasks
+from generator import editing, jobs, tasks
 from generator.pipeline import VideoGenerator, reach
 
 K = 125
@@ -201,7 +201,7 @@ def test_outpaint_puts_the_clip_in_the_middle(model):
         tokens_of(model, "outpaint", [given])
 
 
-@pytest.mark.parametrize("forget", editing.FORGET)
+@pytest.mark.parametrize("forget", jobs.FORGET)
 def test_edit_forgets_its_share(model, forget):
     given = clip(9)
     before = model.encode(given[None])
