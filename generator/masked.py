@@ -14,6 +14,7 @@ masked, asked for and committed by itself, at a fraction of the cost.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class MaskedGenerator(Configurable, nn.Module):
         self.mask = nn.Parameter(0.02 * torch.randn(width))
         self.join = nn.Linear(cells * width, backbone.dim) if cells > 1 else nn.Identity()
         self.split = nn.Linear(backbone.dim, cells * width) if cells > 1 else nn.Identity()
-        self.heads = nn.ModuleList(Head(width, k) for k in self.digits)
+        self.heads = nn.ModuleList(Head(width, sizes) for sizes in parts)
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
 
@@ -153,20 +154,30 @@ class Head(nn.Module):
     """Logits (m, k) of a digit from its cell and the digits before it, both summed in (m, width).
 
     The hidden layer lets the two speak to each other: a sum under a linear map could only shift the odds of a value by
-    the same amount in every cell.
+    the same amount in every cell. A value's row of the output layer is the sum of one of its own and those of each of
+    its parts and pairs of parts: what is learnt of a level holds for all values that have it, and most of a thousand
+    values are seen rarely.
     """
 
-    def __init__(self, width: int, k: int) -> None:
+    def __init__(self, width: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, bias=False)
         self.up, self.down = nn.Linear(width, 256), nn.Linear(256, width)
-        self.logits = nn.Linear(width, k)
+        self.logits = nn.Linear(width, math.prod(sizes))
+        self.grid = sizes[::-1]  # of the values, the least significant part last
+        shared = [axes for r in (1, 2) if r < len(sizes) for axes in combinations(range(len(sizes)), r)]
+        shapes = [[size if axis in chosen else 1 for axis, size in enumerate(self.grid)] for chosen in shared]
+        self.shared_logits = nn.ParameterList(torch.zeros(*shape, width + 1) for shape in shapes)  # bias last
         for layer in (self.down, self.logits):  # the first guess is uniform
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, cells: Tensor) -> Tensor:
-        return self.logits(cells + self.down(F.silu(self.up(self.norm(cells)))))
+        weight, bias = self.logits.weight, self.logits.bias
+        if self.shared_logits:
+            rows = sum(self.shared_logits).flatten(0, -2)
+            weight, bias = weight + rows[:, :-1], bias + rows[:, -1]
+        return F.linear(cells + self.down(F.silu(self.up(self.norm(cells)))), weight, bias)
 
 
 def masked_loss(
