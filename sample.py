@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
+    """Flags of several words have underscores, as in all programs; dashes, which these once had, still do."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     p.add_argument("--model", help="exported folder, hub id or training checkpoint")
     p.add_argument("--prompt", action="append", help="may be repeated: --num samples of each; @FILE: a prompt a line")
@@ -57,6 +58,7 @@ def parser() -> Parser:
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
     p.add_argument(
+        "--guidance_interval",
         "--guidance-interval",
         type=float,
         nargs=2,
@@ -66,8 +68,8 @@ def parser() -> Parser:
     )
     p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
     p.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one, or of the first and last step")
-    p.add_argument("--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
-    p.add_argument("--top-p", type=float, default=1.0, help="... or from those that together are so likely")
+    p.add_argument("--top_k", "--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
+    p.add_argument("--top_p", "--top-p", type=float, default=1.0, help="... or from those that together are so likely")
     p.add_argument("--remask", type=float, default=0.0, help="share of what is done that each step forgets")
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
@@ -77,7 +79,7 @@ def parser() -> Parser:
     p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--batch_size", "--batch-size", type=int, default=16)
     p.add_argument("--refresh", type=int, default=1, help="every so many calls are exact, the others faster")
     p.add_argument("--compile", action="store_true", help="takes minutes first, is faster then: for many samples")
     return p
@@ -163,14 +165,14 @@ def check(options: argparse.Namespace) -> None:
     least = {"num": 1, "steps": 1, "batch_size": 1, "guidance": 0, "revisions": 0, "top_k": 1, "refresh": 1}
     for name, low in least.items():
         if getattr(options, name) is not None and getattr(options, name) < low:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")
+            raise ValueError(f"--{name} is {getattr(options, name)}, expected at least {low}")
     if options.fps is not None and not 0 < options.fps <= (50 if options.out.suffix == ".gif" else 1000):
         raise ValueError(f"--fps is {options.fps:g}, expected more than 0 and at most 1000, of a .gif 50")
     if not math.isfinite(options.guidance) or abs(options.seed) >= 2**62:
         raise ValueError(f"--guidance {options.guidance:g} --seed {options.seed}: expected a finite number and 62 bits")
     for name in ("top_p", "remask"):
         if not 0 <= getattr(options, name) <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected a share from 0 to 1")
+            raise ValueError(f"--{name} is {getattr(options, name)}, expected a share from 0 to 1")
     if len(options.temperature) > 2 or min(options.temperature) < 0:
         raise ValueError(f"--temperature is {options.temperature}, expected one or two numbers of at least 0")
     if options.compile and options.refresh > 1:
@@ -198,8 +200,7 @@ def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
         return told | {"order": ORDERS[options.sampler](), "temperature": heat}
     for name in OF_TOKENS:
         if getattr(options, name) != parser().get_default(name):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{options.model} generates latents: {flag} is for generators of tokens, leave it out")
+            raise ValueError(f"{options.model} generates latents: --{name} is for generators of tokens, leave it out")
     return {"solver": SOLVERS[options.sampler]()}
 
 

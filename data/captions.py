@@ -46,12 +46,14 @@ def main(args: list[str] | None = None) -> Path:
     parser.add_argument("--out", type=Path, help=f"default: {FILE} in the folder")
     parser.add_argument("--frames", type=int, default=8, help="of each video that the backend sees")
     parser.add_argument("--size", type=int, default=336, help="pixels of a frame's longer side; never enlarged")
-    parser.add_argument("--batch-size", type=int, default=8, help="videos between two writings to the file")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=int, default=8, help="videos between two writings to the file"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     given = parser.parse_args(args)
     for name in ("frames", "size", "batch_size"):
         if given[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {given[name]}, expected at least 1")
+            raise ValueError(f"--{name} is {given[name]}, expected at least 1")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* have no caption")  # that is what they come for
         folder = Folder(str(given.folder))

@@ -1,6 +1,7 @@
-"""The house rules of the code: who may import whom."""
+"""The house rules of the code: who may import whom, and how flags are written."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,10 @@ def test_imports_come_from_floors_below(path):
         assert "transformers" not in imports(path)
     if str(place) != "vq/quantizers.py":
         assert "vector_quantize_pytorch" not in imports(path)
+
+
+def test_flags_are_written_with_underscores():
+    """As LightningCLI writes them. The first name of a flag is its own; others may follow."""
+    for path in [*FILES, *(ROOT / "benchmarks").glob("*.py")]:
+        flags = re.findall(r'add_argument\(\s*"--([^"]+)"', path.read_text())
+        assert not [flag for flag in flags if "-" in flag], path

@@ -48,7 +48,7 @@ def test_a_prompt_becomes_a_file_and_a_record(model, tmp_path, suffix):
 def test_a_folder_gets_a_file_a_sample_and_seeds_belong_to_samples(model, tmp_path):
     paths = run(model, tmp_path / "many", "--prompt", "a", "--prompt", "b", "--num", "3", "--seed", "1")
     assert len(paths) == 6 and all(p.is_file() for p in paths)
-    (alone,) = run(model, tmp_path / "one.mp4", "--prompt", "b", "--seed", "2", "--batch-size", "1")
+    (alone,) = run(model, tmp_path / "one.mp4", "--prompt", "b", "--seed", "2", "--batch_size", "1")
     assert torch.equal(read_clip(alone)[0], read_clip(paths[4])[0])
 
 
@@ -69,7 +69,7 @@ def test_knobs_of_the_sampler(model, tmp_path):
     default, _ = video()
     same = ("--temperature", "0.7", "0.7", "--top-p", "1", "--guidance-interval", "0", "1", "--refresh", "1")
     assert torch.equal(video(*same)[0], default)
-    for knob in ("--temperature 2 0.1", "--top-k 1", "--top-p 0.1", "--guidance-interval 0.5 0.9", "--remask 0.5"):
+    for knob in ("--temperature 2 0.1", "--top-k 1", "--top-p 0.1", "--guidance_interval 0.5 0.9", "--remask 0.5"):
         other, settings = video(*knob.split())
         assert not torch.equal(other, default)
         assert [settings[knob.split()[0][2:].replace("-", "_")]] in ([[2, 0.1]], [1], [0.1], [[0.5, 0.9]], [0.5])
@@ -212,12 +212,12 @@ def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, 
         (["--height", "0"], "height 0 does not fit 8x compression: use 8"),
         (["--frames", "0"], "0 frames do not fit 4x compression in time: use 1 or 5"),
         (["--num", "0"], "--num is 0, expected at least 1"),
-        (["--top-k", "0"], "--top-k is 0, expected at least 1"),
-        (["--top-p", "1.5"], "--top-p is 1.5, expected a share"),
+        (["--top-k", "0"], "--top_k is 0, expected at least 1"),
+        (["--top_p", "1.5"], "--top_p is 1.5, expected a share"),
         (["--remask", "-1"], "--remask is -1.0, expected a share"),
         (["--temperature", "1", "-1"], r"--temperature is \[1.0, -1.0\], expected one or two numbers"),
         (["--temperature", "1", "1", "1"], "expected one or two numbers"),
-        (["--guidance-interval", "0.9", "0.1"], "guidance from 0.9 to 0.1: expected shares of the steps"),
+        (["--guidance_interval", "0.9", "0.1"], "guidance from 0.9 to 0.1: expected shares of the steps"),
         (["--refresh", "0"], "--refresh is 0, expected at least 1"),
         (["--refresh", "2", "--sampler", "margin"], "refresh is 2, and Margin has to see all cells"),
         (["--refresh", "2", "--compile"], "--compile and --refresh do not go together"),
