@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from data import hub
 from data.commands import Parser, find_device, run
 from data.folder import Caption, Folder
 from data.looks import describe
@@ -230,24 +231,17 @@ def data_url(picture: np.ndarray) -> str:
 
 def _load(model: str) -> tuple:
     """The processor and the model of a folder or hub id."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("captioning models need transformers: pip install tessera-video[text]") from error
-    try:
-        config = transformers.AutoConfig.from_pretrained(model)
-        dtype = torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
+    expected = (
+        "'template', the URL of a server, a folder with config.json, model.safetensors and a processor, or a hub id "
+        "such as 'Salesforce/blip-image-captioning-base'"
+    )
+    with hub.loading("captioning model", model, expected) as transformers:
+        dtype = hub.dtype(transformers.AutoConfig.from_pretrained(model))
         network = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True)
         processor = transformers.AutoProcessor.from_pretrained(model)
         if not hasattr(processor, "image_processor"):
             raise ValueError("no image processor is with it")
         return processor, network
-    except Exception as error:  # OSError, ValueError, SafetensorError, bare ones from Rust: files fail in many ways
-        raise ValueError(
-            f"captioning model {model!r} cannot be loaded ({one_line(error)}): expected 'template', the URL of a "
-            "server, a folder with config.json, model.safetensors and a processor, or a hub id such as "
-            "'Salesforce/blip-image-captioning-base'"
-        ) from error
 
 
 if __name__ == "__main__":
