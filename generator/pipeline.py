@@ -53,7 +53,7 @@ class VideoGenerator:
                 f"{tokenizer.codebook_size}: use the tokenizer that the generator was trained with"
             )
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
-        self.clip, self.device = clip, torch.device(device)
+        self.clip, self.device, self.compiled = clip, torch.device(device), False
         # tokens to latents and back
         self.code = tokenizer.quantizer if tokenizer.codebook_size else Numbers(tokenizer.quantizer.dim, self.device)
 
@@ -173,6 +173,8 @@ class VideoGenerator:
                 f"refresh is {refresh}, and {type(order).__name__} has to see all cells before it knows which come "
                 "first: use the order halton or random, or refresh 1"
             )
+        if refresh > 1 and self.compiled:
+            raise ValueError(f"refresh is {refresh}, and a compiled model computes all positions in every call: use 1")
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             part = canvas[rows].to(self.device)
@@ -235,8 +237,10 @@ class VideoGenerator:
 
     def compile(self) -> "VideoGenerator":
         """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
-        samples of one size: each new size is compiled anew."""
+        samples of one size: each new size is compiled anew. Not with ``refresh``, whose sizes change from call to call.
+        """
         check_compiler(self.device)
+        self.compiled = True
         self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
         return self
 
