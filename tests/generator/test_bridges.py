@@ -346,8 +346,8 @@ def test_they_learn_four_clips_by_their_captions():
         return masked_latents_loss(masked, vectors.repeat(2, 1, 1, 1, 1), where, *drawn, masked.read(texts * 2))[0]
 
     for model, loss_of in ((noisy, loss_of_tokens), (masked, loss_of_latents)):
-        optimizer, losses = torch.optim.AdamW(model.parameters(), 8e-3), []
-        for _ in range(100):
+        optimizer, losses = torch.optim.AdamW(model.parameters(), 4e-3), []
+        for _ in range(150):
             loss = loss_of()
             optimizer.zero_grad()
             loss.backward()
