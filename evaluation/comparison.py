@@ -199,7 +199,7 @@ def protocol_section(
     untuned = "Neither arm was tuned for this report: rates, guidance, temperature and shift are the recipe's."
     text = [
         "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
-        "cache stand for, and the twin's are brought to the nearest codes before the same decoder. Tokenizer: "
+        "cache stand for, and generated ones are brought to the nearest codes before the same decoder. Tokenizer: "
         f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
         f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts "
         "and seed numbers in both arms; constant rate after the warm-up, averaged weights.",
