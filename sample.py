@@ -10,6 +10,8 @@ import argparse
 import math
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,20 +22,42 @@ from data.commands import find_device
 from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
 from generator import jobs
-from generator.diffusion import SOLVERS, DiffusionGenerator
+from generator.diffusion import SOLVERS, DiffusionGenerator, Euler, Solver
 from generator.editing import TASKS
 from generator.guidance import Guidance
 from generator.jobs import Job
-from generator.orders import ORDERS
+from generator.masked import MaskedGenerator
+from generator.masked_latents import MaskedLatentsGenerator
+from generator.orders import ORDERS, Order
 from generator.pipeline import VideoGenerator
 from generator.prompts import expand
+from generator.uniform import UniformGenerator
 from vq import pretrained
 
 FILES = (".mp4", ".gif", ".webm", ".png")
 # what a record says elsewhere, or what does not change a video; all other flags are its settings
 NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps"}
 NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile", "expand"}
-OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to generators of latents
+OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to some generators
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a generator makes, in words; what ``--sampler`` may be; and which of the flags OF_TOKENS it is told."""
+
+    makes: str
+    samplers: dict[str, Callable[[], Order | Solver]]
+    flags: tuple[str, ...] = ()
+
+
+KINDS = {
+    MaskedGenerator: Kind("tokens", ORDERS, OF_TOKENS),
+    UniformGenerator: Kind("tokens out of noise", {"euler": Euler}, ("temperature", "top_k", "top_p")),
+    MaskedLatentsGenerator: Kind(
+        "latents behind masks", {name: order for name, order in ORDERS.items() if order.blind}, ("revisions",)
+    ),
+    DiffusionGenerator: Kind("latents", SOLVERS),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -185,23 +209,19 @@ def check(options: argparse.Namespace) -> None:
 
 
 def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
-    """What only one kind of generator is told. ``ValueError`` for what belongs to the other."""
-    latents = isinstance(model.generator, DiffusionGenerator)
-    samplers = SOLVERS if latents else ORDERS
-    options.sampler = options.sampler or next(iter(samplers))
-    if options.sampler not in samplers:
-        kind = "latents" if latents else "tokens"
-        raise ValueError(
-            f"{options.model} generates {kind}: --sampler {options.sampler} is none of {', '.join(samplers)}"
-        )
-    if not latents:
-        told = {name: getattr(options, name) for name in OF_TOKENS}
-        heat = (options.temperature[0], options.temperature[-1])
-        return told | {"order": ORDERS[options.sampler](), "temperature": heat}
+    """What only some kinds of generators are told. ``ValueError`` for what belongs to others."""
+    kind = next(kind for made, kind in KINDS.items() if isinstance(model.generator, made))
+    options.sampler = options.sampler or next(iter(kind.samplers))
+    if options.sampler not in kind.samplers:
+        names = ", ".join(kind.samplers)
+        raise ValueError(f"{options.model} generates {kind.makes}: --sampler {options.sampler} is none of {names}")
     for name in OF_TOKENS:
-        if getattr(options, name) != parser().get_default(name):
-            raise ValueError(f"{options.model} generates latents: --{name} is for generators of tokens, leave it out")
-    return {"solver": SOLVERS[options.sampler]()}
+        if name not in kind.flags and getattr(options, name) != parser().get_default(name):
+            raise ValueError(f"{options.model} generates {kind.makes}: --{name} means nothing to it, leave it out")
+    sampler, told = kind.samplers[options.sampler](), {name: getattr(options, name) for name in kind.flags}
+    if "temperature" in told:
+        told["temperature"] = (options.temperature[0], options.temperature[-1])
+    return told | {"order" if isinstance(sampler, Order) else "solver": sampler}
 
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:

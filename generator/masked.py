@@ -27,8 +27,11 @@ from vq.config import Configurable
 from vq.quantizers import to_digits
 
 
-class MaskedGenerator(Configurable, nn.Module):
-    """Predicts the tokens behind the masks of a grid from the others and from the text.
+class TokenGenerator(Configurable, nn.Module):
+    """Base of the generators of tokens: tokens into the transformer, and logits out of it.
+
+    Attributes:
+        marks: the name of the learned vector of a cell that is something else than its token.
 
     Args:
         backbone: the transformer; its ``text_dim`` must be the text encoder's ``dim``.
@@ -40,6 +43,9 @@ class MaskedGenerator(Configurable, nn.Module):
         trained_for: the conditionings (``generator.conditioning``) that it has seen in training, and "middle" if it
             has seen pieces from the middle of a video. Kept for those who use it; nothing is computed from it.
     """
+
+    of_latents = False  # what is generated is codes, and no vectors
+    marks: str
 
     def __init__(
         self,
@@ -60,7 +66,7 @@ class MaskedGenerator(Configurable, nn.Module):
         self.patch_size, cells = patch_size, patch_size**2
         width = backbone.dim if cells == 1 else backbone.dim // 2  # of a cell
         self.embeddings = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts)
-        self.mask = nn.Parameter(0.02 * torch.randn(width))
+        self.register_parameter(self.marks, nn.Parameter(0.02 * torch.randn(width)))
         self.join = nn.Linear(cells * width, backbone.dim) if cells > 1 else nn.Identity()
         self.split = nn.Linear(backbone.dim, cells * width) if cells > 1 else nn.Identity()
         self.heads = nn.ModuleList(Head(width, sizes) for sizes in parts)
@@ -80,6 +86,41 @@ class MaskedGenerator(Configurable, nn.Module):
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = torch.where(drop[:, None], first, mask)
         return self.backbone.read(tokens, mask)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens (b, t, h, w) in [0, K) -> (b, t, h, w, width)."""
+        digits = to_digits(tokens, self.digits)  # b t h w digits
+        return sum(table(digits[..., i]) for i, table in enumerate(self.embeddings))
+
+    def transform(
+        self, hidden: Tensor, level: Tensor, text: TextMemory, middle: bool, fps: Tensor | None, cache=None
+    ) -> Tensor:
+        """Cells (b, t, h, w, width) and how corrupted they are, (b,) in [0, 1], through the transformer: (b, t, h, w,
+        width)."""
+        t, h, w = hidden.shape[1:4]
+        p = self.patch_size
+        if h % p or w % p:
+            raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
+        hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), level, text, middle, fps, cache))
+        return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)
+
+    def answers(self, cells: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Cells (m, width) -> for each digit of k values a function of the digits before it, int64 (m, number), that
+        gives its logits (m, k)."""
+        return [partial(self.logits, cells, i) for i in range(len(self.digits))]
+
+    def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
+        """Logits (m, k) of digit i of cells (m, width), given the digits before it, (m, i) or more of them."""
+        for j in range(i):
+            cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
+        return self.heads[i](cells)
+
+
+class MaskedGenerator(TokenGenerator):
+    """Predicts the tokens behind the masks of a grid from the others and from the text; see ``TokenGenerator``."""
+
+    marks = "mask"
 
     def forward(
         self,
@@ -102,14 +143,7 @@ class MaskedGenerator(Configurable, nn.Module):
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text, middle, fps, cache)
-        return [partial(self.logits, cells, i) for i in range(len(self.digits))]
-
-    def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
-        """Logits (m, k) of digit i of cells (m, width), given the digits before it, (m, i) or more of them."""
-        for j in range(i):
-            cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
-        return self.heads[i](cells)
+        return self.answers(self.cells(tokens, where, text, middle, fps, cache))
 
     def cells(
         self,
@@ -122,17 +156,9 @@ class MaskedGenerator(Configurable, nn.Module):
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         masked = tokens == self.mask_id
-        digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
-        hidden = sum(embed(digits[..., i]) for i, embed in enumerate(self.embeddings))
-        hidden = torch.where(masked[..., None], self.mask, hidden)
-        t, h, w = tokens.shape[1:]
-        p = self.patch_size
-        if h % p or w % p:
-            raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
-        hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
+        hidden = torch.where(masked[..., None], self.mask, self.embed(tokens.masked_fill(masked, 0)))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, fps, cache))
-        return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
+        return self.transform(hidden, ratio, text, middle, fps, cache)[where]
 
 
 class DigitEmbedding(nn.Module):
@@ -199,16 +225,30 @@ def masked_loss(
         weights: (b, t, h, w), by which the asked cells are summed; None: their mean.
         middle, fps: see ``MaskedGenerator.forward``.
     """
-    targets = to_digits(tokens[where], model.digits)  # m digits
     shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
+    targets = to_digits(tokens[where], model.digits)  # m digits
+    answers = model(shown, where, text, middle, fps)
+    return digits_loss(answers, targets, label_smoothing, None if weights is None else weights[where])
+
+
+def digits_loss(
+    answers: list[Callable[[Tensor], Tensor]],
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of what ``TokenGenerator.answers`` says, told the right digits (m, number) before each.
+
+    In nats a token, summed over digits: the mean over tokens, or with ``weights`` (m,) the sum of them.
+    """
     reduction = "mean" if weights is None else "none"
     loss, right = 0, True
-    for i, logits in enumerate(model(shown, where, text, middle, fps)):
+    for i, logits in enumerate(answers):
         digit = logits(targets)
         loss = loss + F.cross_entropy(
             digit.float(), targets[:, i], label_smoothing=label_smoothing, reduction=reduction
         )
         right = right & (digit.max(1).indices == targets[:, i])  # argmax takes four times as long on CPUs in bf16
     if weights is not None:
-        loss = (weights[where] * loss).sum()
+        loss = (weights * loss).sum()
     return loss, {"accuracy": right.float().mean()}

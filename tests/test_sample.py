@@ -13,8 +13,10 @@ from data.video import read_clip
 from data.writing import write_clip
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator
+from generator.masked_latents import MaskedLatentsGenerator
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
+from generator.uniform import UniformGenerator
 
 
 @pytest.fixture
@@ -282,12 +284,46 @@ def test_the_continuous_twin_takes_every_task_and_its_own_solvers(twin, clip, tm
     assert settings["sampler"] == "euler"
 
 
-def test_flags_of_the_other_generator_are_refused(twin, model, clip, tmp_path):
+@pytest.fixture
+def bridges(tokenizer, tmp_path) -> list[str]:
+    """Models of noisy tokens and of masked latents."""
+    parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
+    models = {"noisy": UniformGenerator(*parts, 125), "masked": MaskedLatentsGenerator(*parts, channels=3)}
+    for name, generator in models.items():
+        VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / name)
+    return [str(tmp_path / name) for name in models]
+
+
+def test_the_bridges_take_tasks_and_what_they_understand(bridges, clip, tmp_path):
+    video, still = str(clip / "clip.mp4"), str(clip / "still.png")
+    noisy, masked = bridges
+    for i, (source, args) in enumerate(
+        (
+            (noisy, ["--temperature", "1", "0.5", "--top-k", "9", "--top-p", "0.9"]),
+            (noisy, ["--task", "image2video", "--input", still]),
+            (noisy, ["--task", "loop", "--frames", "12", "--guidance", "1"]),
+            (noisy, ["--task", "edit", "--input", video]),
+            (masked, ["--sampler", "random", "--revisions", "1"]),
+            (masked, ["--task", "extend-back", "--input", video, "--frames", "17", "--revisions", "0"]),
+            (masked, ["--task", "inpaint", "--input", video, "--mask", "0,0,8,8", "--revisions", "0"]),
+        )
+    ):
+        (path,) = run(source, tmp_path / f"{i}.gif", "--prompt", "a", *args)
+        assert read_clip(path)[0].shape[2:] == (16, 24)
+
+
+def test_flags_of_the_other_generator_are_refused(twin, model, bridges, clip, tmp_path):
+    noisy, masked = bridges
     for source, args, words in (
+        (noisy, ["--sampler", "halton"], "generates tokens out of noise: --sampler halton is none of euler"),
+        (noisy, ["--remask", "0.1"], "generates tokens out of noise: --remask means nothing to it, leave it out"),
+        (masked, ["--sampler", "margin"], "generates latents behind masks: --sampler margin is none of halton, random"),
+        (masked, ["--top-k", "3"], "generates latents behind masks: --top-k means nothing to it, leave it out"),
+        (masked, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
         (twin, ["--sampler", "halton"], "generates latents: --sampler halton is none of euler, heun, sde"),
         (twin, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
-        (twin, ["--revisions", "3"], "generates latents: --revisions is for generators of tokens"),
-        (twin, ["--temperature", "1"], "generates latents: --temperature is for generators of tokens"),
+        (twin, ["--revisions", "3"], "generates latents: --revisions means nothing to it, leave it out"),
+        (twin, ["--temperature", "1"], "generates latents: --temperature means nothing to it, leave it out"),
         (model, ["--sampler", "heun"], "generates tokens: --sampler heun is none of halton, confidence, random"),
     ):
         with pytest.raises(ValueError, match=words):
