@@ -69,9 +69,9 @@ def test_knobs_of_the_sampler(model, tmp_path):
         return read_clip(path)[0], json.loads(path.with_suffix(".json").read_text())["settings"]
 
     default, _ = video()
-    same = ("--temperature", "0.7", "0.7", "--top-p", "1", "--guidance-interval", "0", "1", "--refresh", "1")
+    same = ("--temperature", "0.7", "0.7", "--top_p", "1", "--guidance-interval", "0", "1", "--refresh", "1")
     assert torch.equal(video(*same)[0], default)
-    for knob in ("--temperature 2 0.1", "--top-k 1", "--top-p 0.1", "--guidance_interval 0.5 0.9", "--remask 0.5"):
+    for knob in ("--temperature 2 0.1", "--top_k 1", "--top_p 0.1", "--guidance_interval 0.5 0.9", "--remask 0.5"):
         other, settings = video(*knob.split())
         assert not torch.equal(other, default)
         assert [settings[knob.split()[0][2:].replace("-", "_")]] in ([[2, 0.1]], [1], [0.1], [[0.5, 0.9]], [0.5])
@@ -214,7 +214,7 @@ def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, 
         (["--height", "0"], "height 0 does not fit 8x compression: use 8"),
         (["--frames", "0"], "0 frames do not fit 4x compression in time: use 1 or 5"),
         (["--num", "0"], "--num is 0, expected at least 1"),
-        (["--top-k", "0"], "--top_k is 0, expected at least 1"),
+        (["--top_k", "0"], "--top_k is 0, expected at least 1"),
         (["--top_p", "1.5"], "--top_p is 1.5, expected a share"),
         (["--remask", "-1"], "--remask is -1.0, expected a share"),
         (["--temperature", "1", "-1"], r"--temperature is \[1.0, -1.0\], expected one or two numbers"),
@@ -299,7 +299,7 @@ def test_the_bridges_take_tasks_and_what_they_understand(bridges, clip, tmp_path
     noisy, masked = bridges
     for i, (source, args) in enumerate(
         (
-            (noisy, ["--temperature", "1", "0.5", "--top-k", "9", "--top-p", "0.9"]),
+            (noisy, ["--temperature", "1", "0.5", "--top_k", "9", "--top_p", "0.9"]),
             (noisy, ["--task", "image2video", "--input", still]),
             (noisy, ["--task", "loop", "--frames", "12", "--guidance", "1"]),
             (noisy, ["--task", "edit", "--input", video]),
@@ -318,7 +318,7 @@ def test_flags_of_the_other_generator_are_refused(twin, model, bridges, clip, tm
         (noisy, ["--sampler", "halton"], "generates tokens out of noise: --sampler halton is none of euler"),
         (noisy, ["--remask", "0.1"], "generates tokens out of noise: --remask means nothing to it, leave it out"),
         (masked, ["--sampler", "margin"], "generates latents behind masks: --sampler margin is none of halton, random"),
-        (masked, ["--top-k", "3"], "generates latents behind masks: --top-k means nothing to it, leave it out"),
+        (masked, ["--top_k", "3"], "generates latents behind masks: --top_k means nothing to it, leave it out"),
         (masked, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
         (twin, ["--sampler", "halton"], "generates latents: --sampler halton is none of euler, heun, sde"),
         (twin, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
