@@ -32,7 +32,6 @@ def model(tokenizer):
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     generator.actions.table.weight.data[0] = 0
-    generator.actions.join.weight.data *= 100  # few cells of an untrained model show little
     return VideoGenerator(tokenizer, generator, CLIP)
 
 
@@ -51,7 +50,7 @@ def test_a_frame_an_action_and_two_sittings_are_as_one(model, still):
 
 def test_what_was_does_not_depend_on_what_is_done_later(model, still):
     other = [*ACTS[:8], "up", "up", "up", "up"]
-    first, second = (Game(model, still).step(actions) for actions in (ACTS, other))
+    first, second = (Game(model, still, temperature=0.0).step(actions) for actions in (ACTS, other))
     assert torch.equal(first[:, :8], second[:, :8]) and not torch.equal(first[:, 8:], second[:, 8:])
 
 
