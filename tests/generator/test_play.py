@@ -32,6 +32,7 @@ def model(tokenizer):
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     generator.actions.table.weight.data[0] = 0
+    generator.actions.join.weight.data *= 100  # few cells of an untrained model show little
     return VideoGenerator(tokenizer, generator, CLIP)
 
 
