@@ -24,7 +24,8 @@ class Batch:
 
     Out of a token cache come ``tokens`` int64 (b, t', h', w') instead, and ``video`` is None; ``latents``
     (b, d, t', h', w') where it holds them; and of encoded texts ``words`` (b, l, d), of which the first
-    ``word_counts`` (b,) count. ``skipped`` holds a line for each broken file that was passed over on the way.
+    ``word_counts`` (b,) count. Of games there are ``actions`` int64 (b, t), those that led to each frame. ``skipped``
+    holds a line for each broken file that was passed over on the way.
     """
 
     video: Tensor | None
@@ -36,6 +37,7 @@ class Batch:
     latents: Tensor | None = None
     words: Tensor | None = None
     word_counts: Tensor | None = None
+    actions: Tensor | None = None
 
     def to(self, device, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -58,6 +60,7 @@ def collate(examples: list[Example]) -> Batch:
         skipped=tuple(line for e in examples for line in e.skipped),
         tokens=_stack([e.tokens for e in examples]),
         latents=_stack([e.latents for e in examples]),
+        actions=_stack([e.actions for e in examples]),
         **_padded([e.words for e in examples]),
     )
 
@@ -186,6 +189,7 @@ class First(Dataset):
     def __init__(self, dataset: Dataset, clips: int = 1) -> None:
         self.dataset, self.clips = dataset, clips
         self.frames, self.height, self.width, self.fps = dataset.frames, dataset.height, dataset.width, dataset.fps
+        self.actions = getattr(dataset, "actions", None)
 
     def __len__(self) -> int:
         return self.clips

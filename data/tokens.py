@@ -3,8 +3,8 @@
 A cache is a folder: ``cache.json`` says whose tokens these are, and each shard of clips of one shape is
 ``00000.npy``, tokens (clips, t', h', w') in the narrowest integers that hold them, beside ``00000.jsonl``, a caption a
 line. On request there are ``00000.latents.npy`` (clips, d, t', h', w') and, of encoded captions one after the other,
-``00000.words.npy`` (words, d), both in half precision. The captions come last and at once, so a shard that has them is
-whole, and an interrupted run goes on behind it.
+``00000.words.npy`` (words, d), both in half precision; of games ``00000.actions.npy`` (clips, t), an action a frame.
+The captions come last and at once, so a shard that has them is whole, and an interrupted run goes on behind it.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 from data.video import Example, VideoError
 
 HEADER = "cache.json"
-ENDS = {"tokens": ".npy", "latents": ".latents.npy", "words": ".words.npy"}
+ENDS = {"tokens": ".npy", "latents": ".latents.npy", "words": ".words.npy", "actions": ".actions.npy"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class CacheInfo:
     """Whose tokens a cache holds: those of ``clips`` clips of frames x height x width at fps, by one tokenizer.
 
     ``tokenizer`` is its fingerprint: tokens of another one mean something else. A ``codebook_size`` of 0 means latents
-    without tokens. ``text`` is the configuration of the encoder of the captions, where they are encoded.
+    without tokens. ``text`` is the configuration of the encoder of the captions, where they are encoded; ``actions``
+    are the names of a game's.
     """
 
     tokenizer: str
@@ -37,12 +38,14 @@ class CacheInfo:
     fps: float | None
     latents: bool = False
     text: dict | None = None
+    actions: list[str] | None = None
 
 
 class TokenCache(torch.utils.data.Dataset):
     """Examples with ``tokens`` int64 (t', h', w') in place of a clip; an index beyond the length begins again.
 
-    Caches that hold more give ``latents`` float32 (d, t', h', w') and ``words`` float32 (l, d) besides.
+    Caches that hold more give ``latents`` float32 (d, t', h', w'), ``words`` float32 (l, d) and ``actions`` int64 (t,)
+    besides.
 
     Args:
         folder: what ``python -m vq.encode`` has written. ``VideoError`` for one that is not a whole cache.
@@ -54,7 +57,7 @@ class TokenCache(torch.utils.data.Dataset):
         if self.info is None:
             raise VideoError(f"{folder}: holds no {HEADER}: expected a folder that python -m vq.encode has written")
         self.frames, self.height, self.width = self.info.frames, self.info.height, self.info.width
-        self.fps, self.tokenizer = self.info.fps, self.info.tokenizer
+        self.fps, self.tokenizer, self.actions = self.info.fps, self.info.tokenizer, self.info.actions
         self.shards, self.captions, self.places, self.lengths = [], [], [], []
         for captions in sorted(self.folder.glob("*.jsonl")):
             lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
@@ -70,7 +73,8 @@ class TokenCache(torch.utils.data.Dataset):
             )
 
     def _parts(self) -> list[tuple[str, str]]:
-        there = {"tokens": self.info.codebook_size, "latents": self.info.latents, "words": self.info.text}
+        info = self.info
+        there = {"tokens": info.codebook_size, "latents": info.latents, "words": info.text, "actions": info.actions}
         return [(part, ENDS[part]) for part, wanted in there.items() if wanted]
 
     def __len__(self) -> int:
@@ -84,8 +88,8 @@ class TokenCache(torch.utils.data.Dataset):
         shard, row = self.places[index % len(self)]
         text, fps = self.captions[index % len(self)]
         begin, end = self.lengths[shard][row : row + 2]
-        rows = {"tokens": row, "latents": row, "words": slice(begin, end)}
-        types = {"tokens": np.int64, "latents": np.float32, "words": np.float32}
+        rows = {"tokens": row, "latents": row, "words": slice(begin, end), "actions": row}
+        types = {"tokens": np.int64, "latents": np.float32, "words": np.float32, "actions": np.int64}
         parts = self.shards[shard].items()
         arrays = {part: torch.from_numpy(array[rows[part]].astype(types[part])) for part, array in parts}
         return Example(clip=None, text=text, fps=fps, **arrays)
@@ -129,12 +133,13 @@ def write_shard(
     tokens: torch.Tensor | None = None,
     latents: torch.Tensor | None = None,
     words: list[torch.Tensor] | None = None,
+    actions: torch.Tensor | None = None,
 ) -> None:
     """Writes a shard whole or not at all.
 
     Args:
         captions: caption and fps of each clip.
-        tokens: (clips, t', h', w'). latents: (clips, d, t', h', w'). words: (l, d) for each clip.
+        tokens: (clips, t', h', w'). latents: (clips, d, t', h', w'). words: (l, d) for each clip. actions: (clips, t).
     """
     name, lines = str(folder / f"{number:05d}"), captions
     if tokens is not None:
@@ -142,6 +147,8 @@ def write_shard(
         np.save(name + ENDS["tokens"], tokens.numpy().astype(np.min_scalar_type(codebook_size - 1)))
     if latents is not None:
         np.save(name + ENDS["latents"], latents.half().numpy())
+    if actions is not None:
+        np.save(name + ENDS["actions"], actions.numpy().astype(np.uint8))
     if words is not None:
         np.save(name + ENDS["words"], torch.cat(words).half().numpy())
         lines = [(*caption, len(row)) for caption, row in zip(captions, words, strict=True)]

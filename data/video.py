@@ -48,6 +48,7 @@ class Example:
     tokens: torch.Tensor | None = None  # int64 (t', h', w'), out of a token cache
     latents: torch.Tensor | None = None  # float (d, t', h', w'), likewise
     words: torch.Tensor | None = None  # float (l, d), the encoded text, likewise
+    actions: torch.Tensor | None = None  # int64 (t,), of a game: what led to each frame
 
 
 @dataclass(frozen=True)

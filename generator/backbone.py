@@ -23,13 +23,18 @@ KeysAndValues = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TextMemory:
-    """The text as the blocks see it, computed once a generation: keys and values a block, and which of them count."""
+    """What the blocks are told, computed once a generation: keys and values of the text, and which of them count.
+
+    Of a game there are also ``actions``, a vector for each latent frame, see ``generator.actions``.
+    """
 
     keys_and_values: KeysAndValues  # a block: two (b, heads, l, head_dim)
     mask: Tensor  # (b, l) bool
+    actions: Tensor | None = None  # (b, t, dim)
 
     def __getitem__(self, rows) -> "TextMemory":
-        return TextMemory([(k[rows], v[rows]) for k, v in self.keys_and_values], self.mask[rows])
+        actions = None if self.actions is None else self.actions[rows]
+        return TextMemory([(k[rows], v[rows]) for k, v in self.keys_and_values], self.mask[rows], actions)
 
 
 class VideoTransformer(Configurable, nn.Module):
@@ -105,6 +110,8 @@ class VideoTransformer(Configurable, nn.Module):
         if fps is None and (self.conditions or self.rotary_fps):
             raise ValueError("this transformer was built to be told frames a second, and got none: give it fps (b,)")
         hidden = hidden + self.place(borders(grid, middle, hidden.device))
+        if text.actions is not None:
+            hidden = hidden + text.actions.repeat_interleave(grid[1] * grid[2], dim=1)
         stretch = self.rotary_fps / fps if self.rotary_fps else None
         rotation = rotary(grid, self.head_dim, hidden.device, stretch)
         told = self.level(sinusoid(level, 256))  # b dim

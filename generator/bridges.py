@@ -77,13 +77,15 @@ class UniformTraining(FrozenTokenizer):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens, middle = self._piece(self._tokens(batch), rng, axis=1)
+        tokens, frames = self._piece(self._tokens(batch), rng, axis=1)
         b, grid = len(tokens), tuple(tokens.shape[1:])
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # levels spread evenly over the batch (shifted by one draw) have less variance than independent ones
         level = self.schedule((torch.rand((), generator=rng) + torch.arange(b) / b) % 1)
         known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture)
-        loss, logs = self._loss(tokens, known, level, rng, self._text(batch, drop), middle, batch.fps)
+        loss, logs = self._loss(
+            tokens, known, level, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
+        )
         return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -92,7 +94,7 @@ class UniformTraining(FrozenTokenizer):
         tokens = self._tokens(batch)
         level = self.schedule(torch.arange(len(tokens)) / len(tokens))
         known = torch.zeros(tokens.shape, dtype=torch.bool)
-        loss, logs = self._loss(tokens, known, level, rng, self._text(batch), fps=batch.fps)
+        loss, logs = self._loss(tokens, known, level, rng, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, len(tokens))
 
     def _loss(
@@ -170,12 +172,14 @@ class MaskedLatentsTraining(LatentTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        latents, middle = self._piece(self._latents(batch), rng, axis=2)
+        latents, frames = self._piece(self._latents(batch), rng, axis=2)
         cells = torch.zeros(len(latents), *latents.shape[2:], dtype=torch.long)
         drop = torch.rand(len(latents), generator=rng) < self.text_dropout
         where = draw_puzzle(cells, self.generator.mask_id, rng, self.schedule, self.mixture).asked
         time = logit_normal(torch.rand(self.times, int(where.sum()), generator=rng))
-        loss, logs = self._loss(latents, where, time, rng, self._text(batch, drop), middle, batch.fps)
+        loss, logs = self._loss(
+            latents, where, time, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
+        )
         return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -185,7 +189,7 @@ class MaskedLatentsTraining(LatentTraining):
         b = len(latents)
         where = random_masks((b, *latents.shape[2:]), self.schedule(torch.arange(b) / b), rng)
         time = self.TIMES[:, None].expand(-1, int(where.sum()))
-        loss, logs = self._loss(latents, where, time, rng, self._text(batch), fps=batch.fps)
+        loss, logs = self._loss(latents, where, time, rng, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, b)
 
     def _loss(

@@ -30,6 +30,11 @@ def prefix(grid: Grid, rng: torch.Generator) -> Tensor:
     return _known(grid, slice(_between(1, grid[0] - 1, rng)))
 
 
+def past(grid: Grid, rng: torch.Generator) -> Tensor:
+    """All frames but the last one: play."""
+    return _known(grid, slice(grid[0] - 1))
+
+
 def suffix(grid: Grid, rng: torch.Generator) -> Tensor:
     """Some frames up to the last one: extend-back."""
     return _known(grid, slice(_between(1, grid[0] - 1, rng), None))
@@ -60,7 +65,9 @@ def region(grid: Grid, rng: torch.Generator) -> Tensor:
     return inside if _between(0, 1, rng) else ~inside
 
 
-CONDITIONINGS: dict[str, Conditioning] = {c.__name__: c for c in (text, first, ends, prefix, suffix, region, frames)}
+CONDITIONINGS: dict[str, Conditioning] = {
+    c.__name__: c for c in (text, first, ends, prefix, past, suffix, region, frames)
+}
 
 
 def draw_known(mixture: Mapping[str, float], count: int, grid: Grid, rng: torch.Generator) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from generator.actions import Actions
 from generator.backbone import TextMemory, VideoTransformer
 from generator.masked import TokenGenerator
 from generator.text import TextEncoder
@@ -35,7 +36,7 @@ class DiffusionGenerator(Configurable, nn.Module):
         text: encoder of the captions.
         channels: d, of the tokenizer's latents.
         shift: of the times, in training and sampling; see ``shifted``. More than 1 for grids of many positions.
-        trained_for: see ``TokenGenerator``.
+        trained_for, actions: see ``TokenGenerator``.
     """
 
     of_latents = True
@@ -49,11 +50,12 @@ class DiffusionGenerator(Configurable, nn.Module):
         channels: int,
         shift: float = 1.0,
         trained_for: Sequence[str] = ("text",),
+        actions: Actions | None = None,
     ) -> None:
         super().__init__()
         if shift <= 0:
             raise ValueError(f"shift is {shift}, expected more than 0: 1 leaves the times as they are")
-        self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
+        self.backbone, self.text, self.trained_for, self.actions = backbone, text, tuple(trained_for), actions
         self.channels, self.shift = channels, shift
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))

@@ -13,6 +13,7 @@ masked, asked for and committed by itself, at a fraction of the cost.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from generator.actions import Actions
 from generator.backbone import TextMemory, VideoTransformer
 from generator.text import Text, TextEncoder
 from vq.config import Configurable
@@ -42,6 +44,7 @@ class TokenGenerator(Configurable, nn.Module):
         patch_size: p x p cells of a frame share a position of the transformer.
         trained_for: the conditionings (``generator.conditioning``) that it has seen in training, and "middle" if it
             has seen pieces from the middle of a video. Kept for those who use it; nothing is computed from it.
+        actions: of a game, that it is told; None: of no game.
     """
 
     of_latents = False  # what is generated is codes, and no vectors
@@ -55,9 +58,10 @@ class TokenGenerator(Configurable, nn.Module):
         digits: Sequence[Sequence[int]] | None = None,
         patch_size: int = 1,
         trained_for: Sequence[str] = ("text",),
+        actions: Actions | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
+        self.backbone, self.text, self.trained_for, self.actions = backbone, text, tuple(trained_for), actions
         self.codebook_size, self.mask_id = codebook_size, codebook_size
         parts = tuple(tuple(sizes) for sizes in digits or ((codebook_size,),))
         self.digits = tuple(math.prod(sizes) for sizes in parts)
@@ -73,10 +77,17 @@ class TokenGenerator(Configurable, nn.Module):
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
 
-    def read(self, texts: list[str] | Text, drop: Tensor | None = None) -> TextMemory:
-        """Texts, or what the text encoder has made of them -> what the transformer attends to.
+    def read(
+        self,
+        texts: list[str] | Text,
+        drop: Tensor | None = None,
+        actions: Tensor | None = None,
+        middle: bool = False,
+    ) -> TextMemory:
+        """Texts, or what the text encoder has made of them -> what the transformer is told.
 
-        Rows where ``drop`` (b,) is True get the learned null text.
+        Rows where ``drop`` (b,) is True get the learned null text. ``actions`` (b, t) are those of the frames of the
+        grid; None: nothing is done. ``middle``: see ``forward``.
         """
         text = texts if isinstance(texts, Text) else self.text(texts)
         tokens, mask = text.tokens, text.mask
@@ -85,7 +96,8 @@ class TokenGenerator(Configurable, nn.Module):
             tokens = torch.where(drop[:, None, None], self.null_text.to(tokens.dtype), tokens)
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = torch.where(drop[:, None], first, mask)
-        return self.backbone.read(tokens, mask)
+        memory = self.backbone.read(tokens, mask)
+        return memory if actions is None else replace(memory, actions=self.actions(actions, middle))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens (b, t, h, w) in [0, K) -> (b, t, h, w, width)."""

@@ -39,7 +39,7 @@ class MaskedLatentsGenerator(Configurable, nn.Module):
         trained_for: see ``TokenGenerator``.
     """
 
-    of_latents = True
+    of_latents, actions = True, None  # games are not for it
     mask_id = -1  # of a canvas: no codebook and no numbering has it
     patch_size = 1  # every cell is a position, so that sequences are as long as those of tokens
 

@@ -145,6 +145,7 @@ class VideoGenerator:
         top_p: float = 1.0,
         remask: float = 0.0,
         lean: bool = False,
+        actions: Tensor | None = None,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.
 
@@ -167,7 +168,9 @@ class VideoGenerator:
             backwards: the last window comes first.
             fps: frames a second, for a generator that is told of them; None: as trained.
             schedule, top_k, top_p, remask, lean: see ``generator.samplers.sample``.
+            actions: of a game's model, int64 (b, t) or (t,), one a frame of the video; None: nothing is done.
         """
+        actions = self.checked_actions(actions, canvas)
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if guidance.rescale and self.generator.of_latents:
             raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
@@ -192,9 +195,12 @@ class VideoGenerator:
                 piece = part.span(first, last)
                 if piece.known.all():
                     continue
+                done = None
+                if actions is not None:
+                    done = actions[rows, self.generator.actions.span(first, last, canvas.middle)].to(self.device)
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
                 if isinstance(self.generator, MaskedGenerator):
-                    predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps)
+                    predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps, actions=done)
                     tokens = sample(
                         predict,
                         piece,
@@ -214,7 +220,7 @@ class VideoGenerator:
                     digits = self.generator.digits
                     tokens = denoise(predict, piece, draws, digits, steps, schedule, temperature, top_k, top_p)
                 elif isinstance(self.generator, DiffusionGenerator):
-                    latents = self.flow(piece, texts[rows], draws, steps, guidance, solver, fps)
+                    latents = self.flow(piece, texts[rows], draws, steps, guidance, solver, fps, done)
                     tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
                 else:
                     how = (steps, guidance, order, revisions, schedule, solver, fps)
@@ -234,6 +240,7 @@ class VideoGenerator:
         refresh: int = 1,
         fps: float | None = None,
         as_one_batch: bool | None = None,
+        actions: Tensor | None = None,
     ) -> Predict:
         """The function that a sampler is given; the text is read once.
 
@@ -245,13 +252,15 @@ class VideoGenerator:
             as_one_batch = self.device.type != "cpu"
         ask = partial(Pass, self.generator, middle=middle, refresh=refresh, fps=self._fps(fps))
         untold = torch.ones(len(texts), dtype=torch.bool)
+        read = partial(self.generator.read, actions=actions, middle=middle)
         if guidance.scale == 1:
-            return guided(guidance, ask(self.generator.read(texts)), None)
+            return guided(guidance, ask(read(texts)), None)
         if as_one_batch:
-            both = self.generator.read(texts * 2, drop=torch.cat([~untold, untold]))
+            twice = None if actions is None else actions.repeat(2, 1)
+            both = read(texts * 2, drop=torch.cat([~untold, untold]), actions=twice)
             return guided(guidance, ask(both[: len(texts)]), together(ask(both)))
-        told = ask(self.generator.read(texts))
-        return guided(guidance, told, apart(told, ask(self.generator.read(texts, drop=untold))))
+        told = ask(read(texts))
+        return guided(guidance, told, apart(told, ask(read(texts, drop=untold))))
 
     def denoiser(self, canvas: Canvas, texts: list[str], guidance: Guidance, fps: float | None = None) -> Denoiser:
         """The function that ``denoise`` is given, of a generator of noisy tokens; the text is read once."""
@@ -277,10 +286,24 @@ class VideoGenerator:
         self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
         return self
 
-    def _memories(self, texts: list[str]) -> tuple[TextMemory, TextMemory]:
-        """What the transformer attends to with the texts, and without."""
-        untold = torch.ones(len(texts), dtype=torch.bool)
-        return self.generator.read(texts), self.generator.read(texts, drop=untold)
+    def checked_actions(self, actions: Tensor | None, canvas: Canvas) -> Tensor | None:
+        """Actions (b, t) or (t,) -> (b, t), as many as the canvas of b rows stands for. ``ValueError`` for others."""
+        if actions is None:
+            return None
+        if self.generator.actions is None:
+            raise ValueError("got actions, and this model was trained without: leave them out")
+        b, t = canvas.tokens.shape[:2]
+        frames = self.generator.actions.span(0, t, canvas.middle).stop
+        if actions.shape[-1] != frames:
+            raise ValueError(f"got {actions.shape[-1]} actions for {frames} frames: give one a frame, first noop")
+        return actions.expand(b, -1)
+
+    def _memories(
+        self, texts: list[str], actions: Tensor | None = None, middle: bool = False
+    ) -> tuple[TextMemory, TextMemory]:
+        """What the transformer is told with the texts, and without."""
+        read = partial(self.generator.read, texts, actions=actions, middle=middle)
+        return read(), read(drop=torch.ones(len(texts), dtype=torch.bool))
 
     def _fps(self, given: float | None) -> Tensor:
         return torch.tensor([given or self.clip.get("fps") or 8.0], device=self.device)
@@ -295,16 +318,24 @@ class VideoGenerator:
         guidance: Guidance,
         solver: Solver,
         fps: float | None = None,
+        actions: Tensor | None = None,
     ) -> Tensor:
         """Latents (b, d, t, h, w) for a canvas, by a generator of latents; not yet the nearest codes."""
         clean = self.code.lookup(canvas.tokens.masked_fill(~canvas.known, 0))
-        velocity = self.velocity(canvas, texts, guidance, fps)
+        velocity = self.velocity(canvas, texts, guidance, fps, actions)
         x = integrate(
             velocity, self.generator.normalise(clean), canvas.known, seeds, solver, steps, self.generator.shift
         )
         return self.generator.denormalise(x)
 
-    def velocity(self, canvas: Canvas, texts: list[str], guidance: Guidance, fps: float | None = None) -> Velocity:
+    def velocity(
+        self,
+        canvas: Canvas,
+        texts: list[str],
+        guidance: Guidance,
+        fps: float | None = None,
+        actions: Tensor | None = None,
+    ) -> Velocity:
         """The function that a solver is given; the text is read once."""
         rate = self._fps(fps)
 
@@ -312,7 +343,7 @@ class VideoGenerator:
             times = torch.full((len(x),), time, device=x.device)
             return self.generator(x, canvas.known, times, memory, canvas.middle, rate)
 
-        memory, null = self._memories(texts)
+        memory, null = self._memories(texts, actions, canvas.middle)
 
         def velocity(x: Tensor, time: float) -> Tensor:
             scale = guidance.at(1 - time)

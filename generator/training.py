@@ -9,6 +9,7 @@ from torch import Tensor
 
 from data.module import Batch, collate
 from data.tokens import TokenCache
+from generator.actions import Actions
 from generator.backbone import TextMemory, VideoTransformer
 from generator.conditioning import checked
 from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
@@ -48,26 +49,37 @@ class FrozenTokenizer(L.LightningModule):
                     f"the captions in {dataset.folder} are encoded by another text encoder: encode the data again with "
                     "--text as in this run"
                 )
+            if (
+                self.generator.actions
+                and tuple(getattr(dataset, "actions", None) or ()) != self.generator.actions.names
+            ):
+                raise ValueError(
+                    f"the model is told the actions {', '.join(self.generator.actions.names)} and the clips have "
+                    f"{', '.join(getattr(dataset, 'actions', None) or ()) or 'none'}: give --model.actions those"
+                )
 
     def _tokens(self, batch: Batch) -> Tensor:
         return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
 
-    def _text(self, batch: Batch, drop: Tensor | None = None) -> TextMemory:
-        """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them."""
+    def _told(self, batch: Batch, drop: Tensor | None = None, frames: slice = slice(None)) -> TextMemory:
+        """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them, and the
+        actions of these frames of the clips."""
+        actions = None if self.generator.actions is None else batch.actions[:, frames]
+        told = {"actions": actions, "middle": bool(frames.start)}
         if batch.words is None:
-            return self.generator.read(batch.text, drop)
+            return self.generator.read(batch.text, drop, **told)
         places = torch.arange(batch.words.shape[1], device=batch.words.device)
-        return self.generator.read(Text(batch.words, places < batch.word_counts[:, None]), drop)
+        return self.generator.read(Text(batch.words, places < batch.word_counts[:, None]), drop, **told)
 
-    def _piece(self, grid: Tensor, rng: torch.Generator, axis: int) -> tuple[Tensor, bool]:
+    def _piece(self, grid: Tensor, rng: torch.Generator, axis: int) -> tuple[Tensor, slice]:
         """Of tokens or latents, whose latent frames lie along ``axis``: most often all of them, else the first, an
-        image, or all but the first, a piece from the middle of a video; and whether it is such a piece."""
-        drawn, frames = torch.rand((), generator=rng), grid.shape[axis]
+        image, or all but the first, a piece from the middle of a video; and which frames of the clip these are."""
+        drawn, length = torch.rand((), generator=rng), grid.shape[axis]
         if drawn < self.image_share:
-            return grid.narrow(axis, 0, 1), False
-        if drawn < self.image_share + self.middle_share and frames > 1:
-            return grid.narrow(axis, 1, frames - 1), True
-        return grid, False
+            return grid.narrow(axis, 0, 1), slice(1)
+        if drawn < self.image_share + self.middle_share and length > 1:
+            return grid.narrow(axis, 1, length - 1), slice(1, None)
+        return grid, slice(None)
 
     @property
     def asked_share(self) -> float:
@@ -123,6 +135,7 @@ class GeneratorTraining(FrozenTokenizer):
         label_smoothing: of the cross-entropy.
         seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
+        actions: names of those that the data's game has, to tell the transformer of them; None: of no game.
     """
 
     def __init__(
@@ -146,6 +159,7 @@ class GeneratorTraining(FrozenTokenizer):
         seed: int = 0,
         compile: bool = False,
         decay: bool = True,
+        actions: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.compiled, self.decay = compile, decay
@@ -155,7 +169,8 @@ class GeneratorTraining(FrozenTokenizer):
         codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
         mixture = checked(mixture or {"text": 1.0})
         trained_for = conditionings(mixture, middle_share)
-        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for)
+        games = actions and Actions(actions, self.tokenizer.time_compression, backbone.dim)
+        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for, games)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.schedule = schedule or Cosine()
         self.text_dropout, self.label_smoothing, self.seed = text_dropout, label_smoothing, seed
@@ -169,18 +184,18 @@ class GeneratorTraining(FrozenTokenizer):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens, middle = self._piece(self._tokens(batch), rng, axis=1)
+        tokens, frames = self._piece(self._tokens(batch), rng, axis=1)
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
         puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
         loss, logs = masked_loss(
             self.generator,
             tokens,
             puzzle.asked,
-            self._text(batch, drop),
+            self._told(batch, drop, frames),
             self.label_smoothing,
             puzzle.shown,
             puzzle.weights,
-            middle,
+            bool(frames.start),
             batch.fps,
         )
         return self._report("train", loss, logs)
@@ -191,11 +206,20 @@ class GeneratorTraining(FrozenTokenizer):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        loss, logs = masked_loss(self.generator, tokens, mask, self._text(batch), fps=batch.fps)
+        loss, logs = masked_loss(self.generator, tokens, mask, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, len(tokens))
 
     def configure_optimizers(self) -> dict:
-        edges = ("embeddings", "previous", "join", "logits", "offset", "text.letters", "text.positions")
+        edges = (
+            "embeddings",
+            "previous",
+            "actions.table",
+            "join",
+            "logits",
+            "offset",
+            "text.letters",
+            "text.positions",
+        )
         return optimizer(self, self.generator, adamw=edges, decay=self.decay)
 
 
@@ -240,6 +264,7 @@ class DiffusionTraining(LatentTraining):
         seed: of times, noise, masks and dropped captions. Images and dropped captions are those of a masked generator
             that is trained with the same seed.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
+        actions: see ``GeneratorTraining``.
     """
 
     def __init__(
@@ -261,12 +286,14 @@ class DiffusionTraining(LatentTraining):
         seed: int = 0,
         compile: bool = False,
         decay: bool = True,
+        actions: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.compiled, self.decay = compile, decay
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
         trained_for = conditionings(mixture or {"text": 1.0}, middle_share)
-        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift, trained_for)
+        games = actions and Actions(actions, self.tokenizer.time_compression, backbone.dim)
+        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift, trained_for, games)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.mixture = checked(mixture) if mixture else None
         self.known_share, self.schedule = known_share, schedule or Cosine()
@@ -275,7 +302,7 @@ class DiffusionTraining(LatentTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        latents, middle = self._piece(self._latents(batch), rng, axis=2)
+        latents, frames = self._piece(self._latents(batch), rng, axis=2)
         b, grid = len(latents), tuple(latents.shape[2:])
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # times spread evenly over the batch (shifted by one draw) have less variance than independent ones
@@ -284,7 +311,8 @@ class DiffusionTraining(LatentTraining):
         noise = torch.randn(latents.shape, generator=rng)
         time = logit_normal(u, self.generator.shift)
         drawn = (x.to(self.device) for x in (known, time, noise))
-        loss, logs = flow_loss(self.generator, latents, *drawn, self._text(batch, drop), middle, batch.fps)
+        told = self._told(batch, drop, frames)
+        loss, logs = flow_loss(self.generator, latents, *drawn, told, bool(frames.start), batch.fps)
         return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -295,9 +323,9 @@ class DiffusionTraining(LatentTraining):
         known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
         time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
         drawn = (x.to(self.device) for x in (known, time, noise))
-        loss, logs = flow_loss(self.generator, latents, *drawn, self._text(batch), fps=batch.fps)
+        loss, logs = flow_loss(self.generator, latents, *drawn, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, b)
 
     def configure_optimizers(self) -> dict:
-        edges = ("input", "output", "offset", "text.letters", "text.positions")
+        edges = ("input", "output", "actions.", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges, decay=self.decay)

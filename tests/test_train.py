@@ -15,6 +15,7 @@ from data.commands import in_words
 from data.module import collate
 from data.shapes import Shapes
 from data.tokens import TokenCache
+from data.worlds import World
 from data.writing import write_clip
 from generator import bridges, training
 from generator.backbone import VideoTransformer
@@ -419,6 +420,20 @@ def test_wrong_flags_are_one_sentence(on_tokens, videos, tmp_path, capsys):
         fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *two(), "--model.tokenizer", "nowhere")
     with pytest.raises(ValueError, match=r"holds no cache\.json"):
         fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *two(), "--data.train.folder", "nowhere")
+
+
+def test_a_game_is_learnt_with_its_own_actions(tokenizer, tmp_path):
+    """The twin, too; the recipe itself is trained above."""
+    tiny = ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR, "--model.measured_clips", "4"]
+    game = ["--data", str(ROOT / "configs/data/world.yaml")]
+    config = ROOT / "configs/generator/diffusion-demo.yaml"
+    with pytest.raises(
+        ValueError, match="is told the actions noop, jump and the clips have noop, left, right, up, down"
+    ):
+        fit(config, tmp_path / "a", *game, *tiny, *two(1), "--model.actions", "[noop, jump]")
+    twin = fit(config, tmp_path / "b", *game, *tiny, *two(2), "--model.actions", str(list(World.actions))).model
+    assert twin.generator.actions.names == World.actions
+    assert not twin.generator.actions.table.weight[0].any()  # noop adds nothing, trained or not
 
 
 def test_the_generator_needs_its_own_tokenizers_codebook(tokenizer, generator):

@@ -80,7 +80,12 @@ def encode(
         model.latent_shape(frames, height, width)
     clips = clips or len(dataset)
     size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")}
-    about = {"latents": latents, "text": None if text is None else text.config}
+    games = getattr(dataset, "actions", None)
+    about = {
+        "latents": latents,
+        "text": None if text is None else text.config,
+        "actions": games and list(games),
+    }
     begin(out, CacheInfo(pretrained.fingerprint(model), model.codebook_size, clips, **size, **about))
 
     left = [(number, shard) for number, shard in enumerate(shards(dataset, clips)) if not has_shard(out, number)]
@@ -89,7 +94,7 @@ def encode(
     skipped: dict[str, None] = {}
     with tqdm(total=clips, initial=clips - sum(len(shard) for _, shard in left), unit="clip", desc="encoding") as bar:
         for number, shard in left:
-            tokens, vectors, words, captions = [], [], [], []
+            tokens, vectors, words, actions, captions = [], [], [], [], []
             while len(captions) < len(shard):
                 batch = next(loader)
                 quantized = model.quantize(batch.video.to(device))
@@ -100,10 +105,13 @@ def encode(
                 if text is not None:
                     encoded = text(batch.text)
                     words += [row[mask].cpu() for row, mask in zip(encoded.tokens, encoded.mask, strict=True)]
+                if games:
+                    actions.append(batch.actions)
                 captions += zip(batch.text, batch.fps.tolist(), strict=True)
                 skipped |= dict.fromkeys(batch.skipped)
                 bar.update(len(batch.text))
-            whole = {name: torch.cat(rows) for name, rows in (("tokens", tokens), ("latents", vectors)) if rows}
+            parts = {"tokens": tokens, "latents": vectors, "actions": actions}
+            whole = {name: torch.cat(rows) for name, rows in parts.items() if rows}
             write_shard(out, number, captions, **whole, words=words or None)
     if skipped:
         print(f"{len(skipped)} files were skipped:\n  " + "\n  ".join(skipped), file=sys.stderr)

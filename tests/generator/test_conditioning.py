@@ -30,6 +30,7 @@ def test_frames_at_the_beginning_the_end_both_and_anywhere():
     assert not torch.stack(draws("text")).any()
     assert {frames_of(k) for k in draws("first")} == {(0,)}
     assert {frames_of(k) for k in draws("prefix")} == {(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3)}
+    assert {frames_of(k) for k in draws("past")} == {(0, 1, 2, 3)}
     assert {frames_of(k) for k in draws("suffix")} == {(4,), (3, 4), (2, 3, 4), (1, 2, 3, 4)}
     ends = {frames_of(k) for k in draws("ends")}
     assert ends == {(0, 4), (0, 1, 4), (0, 3, 4), (0, 1, 2, 4), (0, 1, 3, 4), (0, 2, 3, 4)}
@@ -70,7 +71,7 @@ def test_the_mixture_gives_each_its_share():
 
 
 def test_wrong_mixtures_are_one_sentence():
-    with pytest.raises(ValueError, match="got sufix, expected some of text, first, ends, prefix, suffix"):
+    with pytest.raises(ValueError, match="got sufix, expected some of text, first, ends, prefix, past, suffix"):
         checked({"text": 0.5, "sufix": 0.5})
     for mixture in ({}, {"text": 0.0}, {"text": 2.0, "first": -1.0}):
         with pytest.raises(ValueError, match="expected none below 0 and some above it"):

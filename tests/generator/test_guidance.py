@@ -102,5 +102,5 @@ def test_one_batch_of_both_passes_equals_two(model, calls):
 
 def test_a_device_that_takes_both_passes_at_once_draws_the_same(model, monkeypatch):
     apart, predictor = fill(model, 3.0), model.predictor
-    monkeypatch.setattr(model, "predictor", lambda *args: predictor(*args, as_one_batch=True))
+    monkeypatch.setattr(model, "predictor", lambda *args, **named: predictor(*args, **named, as_one_batch=True))
     assert torch.equal(fill(model, 3.0), apart)

@@ -14,6 +14,7 @@ from data.module import VideoData, collate, groups
 from data.shapes import Shapes
 from data.tokens import TokenCache
 from data.video import VideoError
+from data.worlds import World
 from data.writing import write_clip
 from generator.text import ByteText
 from vq import encode, pretrained
@@ -48,6 +49,19 @@ def test_a_cache_holds_what_the_tokenizer_says(saved, tokenizer, tmp_path):
     assert np.load(tmp_path / "cache" / "00000.npy").dtype == np.uint8  # 125 codes
     batch = collate([cache[0], cache[1]]).to("cpu")
     assert batch.video is None and batch.tokens.shape == (2, 3, 2, 3) and batch.tokens.dtype == torch.int64
+
+
+def test_a_game_keeps_its_actions(saved, tmp_path):
+    size = {"frames": 9, "height": 24, "width": 24}
+    data = VideoData(World("train", **size), World("test", **size), batch_size=3, num_workers=0)
+    cache = encode.encode(str(saved), data, tmp_path / "cache", clips=6)
+    assert tuple(cache.actions) == data.train.actions and TokenCache(str(tmp_path / "cache")).info == cache.info
+    for i in (0, 5):
+        assert torch.equal(cache[i].actions, data.train[i].actions) and cache[i].actions.dtype == torch.int64
+    assert collate([cache[0], cache[1]]).actions.shape == (2, 9)
+    with pytest.raises(VideoError, match="token cache of another actions"):
+        data.train.actions = None
+        encode.encode(str(saved), data, tmp_path / "cache", clips=6)
 
 
 def test_an_interrupted_cache_goes_on_behind_its_last_whole_shard(saved, tmp_path, monkeypatch):
