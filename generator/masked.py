@@ -38,6 +38,8 @@ class MaskedGenerator(Configurable, nn.Module):
         patch_size: p x p cells of a frame share a position of the transformer.
         trained_for: the conditionings (``generator.conditioning``) that it has seen in training, and "middle" if it
             has seen pieces from the middle of a video. Kept for those who use it; nothing is computed from it.
+        upscale: how many times as large as the clip that it is given is the one that an upscaler makes. It is told a
+            draft, the tokens of the former enlarged (``generator.upscaling``). 1: no upscaler.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class MaskedGenerator(Configurable, nn.Module):
         digits: Sequence[Sequence[int]] | None = None,
         patch_size: int = 1,
         trained_for: Sequence[str] = ("text",),
+        upscale: int = 1,
     ) -> None:
         super().__init__()
-        self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
+        self.backbone, self.text, self.trained_for, self.upscale = backbone, text, tuple(trained_for), upscale
         self.codebook_size, self.mask_id = codebook_size, codebook_size
         parts = tuple(tuple(sizes) for sizes in digits or ((codebook_size,),))
         self.digits = tuple(math.prod(sizes) for sizes in parts)
@@ -65,6 +68,8 @@ class MaskedGenerator(Configurable, nn.Module):
         self.heads = nn.ModuleList(Head(width, k) for k in self.digits)
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
+        # as loud as the positions: a draft that is told ten times as softly is heeded after five times as many steps
+        self.draft_embeddings = nn.ModuleList(DigitEmbedding(sizes, width, 0.2) for sizes in parts if upscale > 1)
 
     def read(self, texts: list[str] | Text, drop: Tensor | None = None) -> TextMemory:
         """Texts, or what the text encoder has made of them -> what the transformer attends to.
@@ -88,6 +93,7 @@ class MaskedGenerator(Configurable, nn.Module):
         middle: bool = False,
         fps: Tensor | None = None,
         cache=None,
+        draft: Tensor | None = None,
     ) -> list[Callable[[Tensor], Tensor]]:
         """Logits at the asked positions, digit by digit.
 
@@ -97,11 +103,12 @@ class MaskedGenerator(Configurable, nn.Module):
             middle: the grid is a piece from the middle of a video; see ``Canvas``.
             fps: frames a second (b,), for a backbone that is told of them.
             cache: for steps that compute some positions only; see ``generator.caching``.
+            draft: int64 (b, t, h, w), for an upscaler, and for no other model.
 
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text, middle, fps, cache)
+        cells = self.cells(tokens, where, text, middle, fps, cache, draft)
         return [partial(self.logits, cells, i) for i in range(len(self.digits))]
 
     def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
@@ -118,12 +125,15 @@ class MaskedGenerator(Configurable, nn.Module):
         middle: bool = False,
         fps: Tensor | None = None,
         cache=None,
+        draft: Tensor | None = None,
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
+        assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
         masked = tokens == self.mask_id
-        digits = to_digits(tokens.masked_fill(masked, 0), self.digits)  # b t h w digits
-        hidden = sum(embed(digits[..., i]) for i, embed in enumerate(self.embeddings))
+        hidden = self.embed(tokens.masked_fill(masked, 0), self.embeddings)
         hidden = torch.where(masked[..., None], self.mask, hidden)
+        if draft is not None:
+            hidden = hidden + self.embed(draft, self.draft_embeddings)
         t, h, w = tokens.shape[1:]
         p = self.patch_size
         if h % p or w % p:
@@ -133,16 +143,21 @@ class MaskedGenerator(Configurable, nn.Module):
         hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, fps, cache))
         return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
 
+    def embed(self, tokens: Tensor, embeddings: nn.ModuleList) -> Tensor:
+        """Tokens (b, t, h, w), none of them masked -> (b, t, h, w, width), the sum of their digits' vectors."""
+        digits = to_digits(tokens, self.digits)  # b t h w digits
+        return sum(embed(digits[..., i]) for i, embed in enumerate(embeddings))
+
 
 class DigitEmbedding(nn.Module):
     """A vector for a digit, the sum of one for each of its parts: int64 (...) below ``prod(sizes)`` -> (..., width)."""
 
-    def __init__(self, sizes: tuple[int, ...], width: int) -> None:
+    def __init__(self, sizes: tuple[int, ...], width: int, std: float = 0.02) -> None:
         super().__init__()
         self.sizes = sizes
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
         for table in self.tables:
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.weight, std=std)
 
     def forward(self, digit: Tensor) -> Tensor:
         parts = to_digits(digit, self.sizes)
@@ -179,6 +194,7 @@ def masked_loss(
     weights: Tensor | None = None,
     middle: bool = False,
     fps: Tensor | None = None,
+    draft: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the asked tokens in nats a token, summed over digits; computed where ``where`` is True only.
 
@@ -186,13 +202,13 @@ def masked_loss(
         tokens: what is right, int64 (b, t, h, w). where: the asked cells, bool (b, t, h, w).
         shown: what the model is given, ``mask_id`` where hidden; None: the tokens, hidden where asked for.
         weights: (b, t, h, w), by which the asked cells are summed; None: their mean.
-        middle, fps: see ``MaskedGenerator.forward``.
+        middle, fps, draft: see ``MaskedGenerator.forward``.
     """
     targets = to_digits(tokens[where], model.digits)  # m digits
     shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
     reduction = "mean" if weights is None else "none"
     loss, right = 0, True
-    for i, logits in enumerate(model(shown, where, text, middle, fps)):
+    for i, logits in enumerate(model(shown, where, text, middle, fps, draft=draft)):
         digit = logits(targets)
         loss = loss + F.cross_entropy(
             digit.float(), targets[:, i], label_smoothing=label_smoothing, reduction=reduction

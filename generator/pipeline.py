@@ -102,6 +102,18 @@ class VideoGenerator:
         seeds = [seed + i for _ in range(len(texts) // num) for i in range(num)]
         return self.decode(self.make(job, texts, seeds, **sampling), ring=job.ring)
 
+    def upscale(self, videos: Tensor, prompt: str | list[str] = "", seed: int = 0, **given) -> Tensor:
+        """Videos (b, 3, t, h, w) in [-1, 1], such as another generator has made, enlarged: the cascade.
+
+        Args:
+            prompt: one text for all, or one a video.
+            seed: video i has the seed ``seed + i``.
+            given: see ``__call__``.
+        """
+        texts = [prompt] * len(videos) if isinstance(prompt, str) else prompt
+        rows = enumerate(zip(texts, videos, strict=True))
+        return torch.cat([self(text, 1, seed + i, task="upscale", inputs=[clip], **given) for i, (text, clip) in rows])
+
     def job(self, *asked, **named) -> Job:
         """What ``make`` needs to know, checked; see ``generator.jobs.plan``. Raises ``ValueError`` in words."""
         return plan(self, *asked, **named)
@@ -185,7 +197,7 @@ class VideoGenerator:
                     latents = self.flow(piece, texts[rows], draws, steps, guidance, solver or Euler(), fps)
                     tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
                 else:
-                    predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps)
+                    predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps, draft=piece.draft)
                     tokens = sample(
                         predict,
                         piece,
@@ -214,23 +226,28 @@ class VideoGenerator:
         refresh: int = 1,
         fps: float | None = None,
         as_one_batch: bool | None = None,
+        draft: Tensor | None = None,
     ) -> Predict:
         """The function that a sampler is given; the text is read once.
 
-        ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU.
+        ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU. ``draft``
+        (b, t, h, w): what an upscaler enlarges; it takes an empty text for none, as it has learnt to go by its draft
+        alone.
         """
         if not isinstance(guidance, Guidance):
             guidance = Guidance(guidance)
         if as_one_batch is None:
             as_one_batch = self.device.type != "cpu"
-        ask = partial(Pass, self.generator, middle=middle, refresh=refresh, fps=self._fps(fps))
+        ask = partial(Pass, self.generator, middle=middle, refresh=refresh, fps=self._fps(fps), draft=draft)
         untold = torch.ones(len(texts), dtype=torch.bool)
+        silent = torch.tensor([draft is not None and not text for text in texts])
         if guidance.scale == 1:
-            return guided(guidance, ask(self.generator.read(texts)), None)
+            return guided(guidance, ask(self.generator.read(texts, drop=silent)), None)
         if as_one_batch:
-            both = self.generator.read(texts * 2, drop=torch.cat([~untold, untold]))
-            return guided(guidance, ask(both[: len(texts)]), together(ask(both)))
-        told = ask(self.generator.read(texts))
+            both = self.generator.read(texts * 2, drop=torch.cat([silent, untold]))
+            twice = draft if draft is None else draft.repeat(2, 1, 1, 1)
+            return guided(guidance, ask(both[: len(texts)]), together(ask(both, draft=twice)))
+        told = ask(self.generator.read(texts, drop=silent))
         return guided(guidance, told, apart(told, ask(self.generator.read(texts, drop=untold))))
 
     def compile(self) -> "VideoGenerator":

@@ -13,6 +13,7 @@ from generator.masked import MaskedGenerator, masked_loss
 from generator.puzzles import draw_puzzle, random_masks
 from generator.schedules import Cosine, Schedule
 from generator.text import Text, TextEncoder
+from generator.upscaling import Drafts
 from generator.weights import Weight
 from vq import pretrained
 from vq.hardware import check_compiler
@@ -95,6 +96,7 @@ class GeneratorTraining(FrozenTokenizer):
         corruption: up to which share of the visible tokens are doubtful; see ``generator.puzzles.corrupt``.
         weight: of the hidden tokens by mask ratio, see ``generator.weights``; None: all alike.
         label_smoothing: of the cross-entropy.
+        drafts: for an upscaler: what it is told of each clip. None: it is told nothing, and is none.
         seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
     """
@@ -117,6 +119,7 @@ class GeneratorTraining(FrozenTokenizer):
         corruption: float = 0.0,
         weight: Weight | None = None,
         label_smoothing: float = 0.0,
+        drafts: Drafts | None = None,
         seed: int = 0,
         compile: bool = False,
         decay: bool = True,
@@ -129,7 +132,11 @@ class GeneratorTraining(FrozenTokenizer):
         codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
         mixture = checked(mixture or {"text": 1.0})
         trained_for = conditionings(mixture, middle_share)
-        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for)
+        self.drafts, upscale = drafts, 1
+        if drafts:
+            trained_for = ["draft" if name == "text" else name for name in trained_for]
+            upscale = drafts.factor
+        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for, upscale)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.schedule = schedule or Cosine()
         self.text_dropout, self.label_smoothing, self.seed = text_dropout, label_smoothing, seed
@@ -141,14 +148,31 @@ class GeneratorTraining(FrozenTokenizer):
             "weight": weight,
         }
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if not self.drafts:
+            return
+        data = self.trainer.datamodule
+        if any(isinstance(dataset, TokenCache) for dataset in (data.train, data.val)):
+            raise ValueError(
+                "drafts are made of the clips themselves, and a token cache has none: give the data set that it was "
+                "encoded from"
+            )
+        for size in data.sizes:
+            self.drafts.check(self.tokenizer, *size[1:])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
         tokens, middle = self._tokens(batch), False
+        draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
         piece = torch.rand((), generator=rng)
         if piece < self.image_share:
-            tokens = tokens[:, :1]
+            span = slice(1)
         elif piece < self.image_share + self.middle_share and tokens.shape[1] > 1:
-            tokens, middle = tokens[:, 1:], True
+            span, middle = slice(1, None), True
+        else:
+            span = slice(None)
+        tokens, draft = tokens[:, span], draft if draft is None else draft[:, span]
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
         puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
         loss, logs = masked_loss(
@@ -161,6 +185,7 @@ class GeneratorTraining(FrozenTokenizer):
             puzzle.weights,
             middle,
             batch.fps,
+            draft,
         )
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{k}": v for k, v in logs.items()})
@@ -172,7 +197,8 @@ class GeneratorTraining(FrozenTokenizer):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        loss, logs = masked_loss(self.generator, tokens, mask, self._text(batch), fps=batch.fps)
+        draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
+        loss, logs = masked_loss(self.generator, tokens, mask, self._text(batch), fps=batch.fps, draft=draft)
         self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
         self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
 
