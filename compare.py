@@ -22,7 +22,7 @@ from data.video import Example
 from evaluation import comparison
 from evaluation.__main__ import open_videos
 from evaluation.arms import Sampling, Score, Trained, fresh, right
-from evaluation.claims import Arm, Found, judge, measure_cost, measure_scaling
+from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
 from evaluation.reconstruction import eight_bits
 from evaluation.report import write_report
 from vq import encode, pretrained
@@ -45,13 +45,21 @@ class Contestant:
 
     Attributes:
         recipe, changes: of its training. headline: how it samples at every budget. curve: cheap to dear, how it does
-            at the largest one.
+            at the largest one; of a bridge nobody asks.
     """
 
     recipe: str
     headline: Sampling
-    curve: list[Sampling]
+    curve: list[Sampling] = field(default_factory=list)
     changes: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bridges:
+    """The arms between the two, for H5."""
+
+    noisy_tokens: Contestant
+    masked_latents: Contestant
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Comparison:
     Args:
         tokenizer: its recipe; or, as ``recipe``, an exported folder or hub id.
         videos: recipe of the data; its training clips are encoded, the first ``clips`` of them.
-        both: changes of the recipes of both arms.
+        both: changes of the recipes of all arms.
+        bridges: trained as the two arms are, and measured at the largest budget; None: H5 is not.
         c0: training operations of the smallest budget; ``multiples`` of it are the others.
         ema: see ``vq.callbacks.EMA``.
         prompts: how many, of ``prompt_seed``.
@@ -77,6 +86,7 @@ class Comparison:
     latents: Contestant
     c0: float
     both: dict = field(default_factory=dict)
+    bridges: Bridges | None = None
     multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
     ema: float = 0.97
     training_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -87,6 +97,12 @@ class Comparison:
     shown: int = 6
     batch_size: int = 64
 
+    def between(self) -> dict[str, Contestant]:
+        """The bridges by name."""
+        if self.bridges is None:
+            return {}
+        return dict(zip(comparison.BRIDGES, (self.bridges.noisy_tokens, self.bridges.masked_latents), strict=True))
+
 
 def main(args: list[str] | None = None) -> Path:
     given, config = parse(args)
@@ -94,7 +110,8 @@ def main(args: list[str] | None = None) -> Path:
     flags = ["--tokenizer", tokenizer, "--data", config.videos, "--clips", str(config.clips)]
     encode.main([*flags, "--out", str(given.out / "tokens")])
     arms = {"tokens": config.tokens, "latents": config.latents}
-    runs = {name: fit_arm(name, arm, config, tokenizer, given.out) for name, arm in arms.items()}
+    every = arms | config.between()
+    runs = {name: fit_arm(name, arm, config, tokenizer, given.out) for name, arm in every.items()}
 
     examples = fresh(open_videos(Path(config.videos), {}), config.prompts, config.prompt_seed)
     references, rpsnr = measure_references(tokenizer, examples, given.device)
@@ -102,7 +119,15 @@ def main(args: list[str] | None = None) -> Path:
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
         for name, arm in arms.items():
             found[name], scores[name] = measure(arm, runs[name], config, examples, given.device, bar)
-    whole = Found(config.multiples, **found, ceiling=references["reconstructions"]["all"], tuned=config.tuned)
+        for name, arm in config.between().items():
+            scores[name] = measure_bridge(arm, runs[name], config, examples, given.device, bar)
+    whole = Found(
+        config.multiples,
+        **found,
+        ceiling=references["reconstructions"]["all"],
+        tuned=config.tuned,
+        bridges=tuple(hits(scores[name]["largest"]) for name in config.between()) or None,
+    )
     page = report(given.out, config, whole, scores, references, examples, runs, tokenizer, rpsnr)
     print(f"look at {page}")
     return page
@@ -119,6 +144,8 @@ def parse(args: list[str] | None) -> tuple:
     config = Comparison(**{name: built[name] for name in Comparison.__dataclass_fields__})
     if config.multiples != sorted(set(config.multiples)) or not config.multiples or config.multiples[0] < 1:
         raise ValueError(f"multiples are {config.multiples}: expected rising numbers from 1 on")
+    if not config.tokens.curve or not config.latents.curve:
+        raise ValueError("tokens and latents need a curve: a list of samplers, cheap to dear")
     if config.prompts < 2 or not config.training_seeds or not config.sampling_seeds:
         raise ValueError("expected 2 prompts or more, a training seed and a sampling seed")
     return given, config
@@ -139,7 +166,7 @@ def fit_arm(name: str, arm: Contestant, config: Comparison, tokenizer: str, out:
     """Trains an arm with every seed; the folders of its runs."""
     folders = []
     for seed in config.training_seeds:
-        folders.append(out / name / f"seed{seed}")
+        folders.append(out / name.replace(" ", "-") / f"seed{seed}")
         budget = {"flops": config.c0, "multiples": config.multiples}
         callbacks = [
             {"class_path": "vq.callbacks.EMA", "init_args": {"decay": config.ema}},
@@ -211,15 +238,8 @@ def measure(
 ) -> tuple[Arm, dict[str, list]]:
     """Everything about an arm that the claims ask for; and the scores that the report shows."""
 
-    def score(model: Trained, sampling: Sampling, seed: int) -> Score:
-        bar.update()
-        return model.score(examples, sampling, seed, config.batch_size, config.shown)
-
     def table(models: list[Trained], sampling: Sampling) -> list[list[Score]]:
-        return [[score(model, sampling, seed) for seed in config.sampling_seeds] for model in models]
-
-    def hits(scores: list[list[Score]]) -> Tensor:
-        return torch.stack([torch.stack([one.hits["all"] for one in row]) for row in scores])  # k s n
+        return score_all(models, sampling, config, examples, bar)
 
     models = {m: [Trained(run / f"x{m}", device) for run in runs] for m in config.multiples}
     largest = models[config.multiples[-1]]
@@ -242,6 +262,32 @@ def measure(
     return found, shown
 
 
+def measure_bridge(
+    arm: Contestant, runs: list[Path], config: Comparison, examples: list[Example], device: str, bar: tqdm
+) -> dict[str, list]:
+    """What H5 asks of an arm between the two: its scores at the largest budget."""
+    largest = [Trained(run / f"x{config.multiples[-1]}", device) for run in runs]
+    scores = score_all(largest, arm.headline, config, examples, bar)
+    return {"first": [scores[0][0]], "largest": scores}
+
+
+def score_all(
+    models: list[Trained], sampling: Sampling, config: Comparison, examples: list[Example], bar: tqdm
+) -> list[list[Score]]:
+    """Of every training seed and sampling seed."""
+
+    def score(model: Trained, seed: int) -> Score:
+        bar.update()
+        return model.score(examples, sampling, seed, config.batch_size, config.shown)
+
+    return [[score(model, seed) for seed in config.sampling_seeds] for model in models]
+
+
+def hits(scores: list[list[Score]]) -> Tensor:
+    """All right or not, bool (k, s, n), of k training and s sampling seeds and n prompts."""
+    return torch.stack([torch.stack([one.hits["all"] for one in row]) for row in scores])
+
+
 def stacked(scores: list[list[Score]]) -> dict[str, Tensor]:
     """Hits of all seeds, an attribute."""
     every = [score.hits for row in scores for score in row]
@@ -249,8 +295,9 @@ def stacked(scores: list[list[Score]]) -> dict[str, Tensor]:
 
 
 def count_scores(config: Comparison) -> int:
-    """Sets of samples in all; one more of latents, which are not snapped."""
+    """Sets of samples in all; one more of latents, which are not snapped, and one of each bridge."""
     points = 2 * len(config.multiples) + len(config.tokens.curve) + len(config.latents.curve) + 1
+    points += len(config.between())
     return points * len(config.training_seeds) * len(config.sampling_seeds)
 
 
@@ -268,25 +315,29 @@ def report(
     tokenizer: str,
     rpsnr: float,
 ) -> Path:
-    scaling, ratios = measure_scaling(found), measure_cost(found)
-    verdicts = judge(found, scaling, ratios)
+    scaling, ratios, attribution = measure_scaling(found), measure_cost(found), measure_attribution(found)
+    verdicts = judge(found, scaling, ratios, attribution)
     budgets = {name: json.loads((folders[0] / "budget.json").read_text()) for name, folders in runs.items()}
     quality = {
         "tokens": stacked(scores["tokens"]["largest"]),
         "latents": stacked(scores["latents"]["largest"]),
         "latents, not snapped": stacked(scores["latents"]["not snapped"]),
     }
+    quality |= {name: stacked(scores[name]["largest"]) for name in config.between()}
     first = {name: kinds["first"] for name, kinds in scores.items()}
     bits = math.log2(pretrained.load(tokenizer, "tokenizer").codebook_size)
     headlines = {"tokens": config.tokens.headline, "latents": config.latents.headline}
+    headlines |= {name: arm.headline for name, arm in config.between().items()}
     curves = {"tokens": config.tokens.curve, "latents": config.latents.curve}
     numbers = {
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "scaling": asdict(scaling),
         "log cost ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
+        "attribution": attribution and asdict(attribution),
     }
     (out / "results.json").write_text(json.dumps(numbers, indent=1) + "\n")
     recipe = yaml.safe_dump(asdict(config), sort_keys=False)
+    attributed = [comparison.attribution_section(found, attribution)] if attribution else []
     return write_report(
         out,
         "Tokens against continuous diffusion",
@@ -296,6 +347,7 @@ def report(
             comparison.primary_section(quality | references, config.multiples[-1]),
             comparison.scaling_section(found, scaling, budgets, config.c0),
             comparison.cost_section(found, ratios, curves),
+            *attributed,
             comparison.protocol_section(found, budgets, bits, rpsnr, headlines, recipe),
         ],
     )

@@ -10,6 +10,8 @@ import argparse
 import math
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,20 +22,42 @@ from data.commands import find_device
 from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
 from generator import jobs
-from generator.diffusion import SOLVERS, DiffusionGenerator
+from generator.diffusion import SOLVERS, DiffusionGenerator, Euler, Solver
 from generator.editing import TASKS
 from generator.guidance import Guidance
 from generator.jobs import Job
-from generator.orders import ORDERS
+from generator.masked import MaskedGenerator
+from generator.masked_latents import MaskedLatentsGenerator
+from generator.orders import ORDERS, Order
 from generator.pipeline import VideoGenerator
 from generator.prompts import expand
+from generator.uniform import UniformGenerator
 from vq import pretrained
 
 FILES = (".mp4", ".gif", ".webm", ".png")
 # what a record says elsewhere, or what does not change a video; all other flags are its settings
 NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps"}
 NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile", "expand"}
-OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to generators of latents
+OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to some generators
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a generator makes, in words; what ``--sampler`` may be; and which of the flags OF_TOKENS it is told."""
+
+    makes: str
+    samplers: dict[str, Callable[[], Order | Solver]]
+    flags: tuple[str, ...] = ()
+
+
+KINDS = {
+    MaskedGenerator: Kind("tokens", ORDERS, OF_TOKENS),
+    UniformGenerator: Kind("tokens out of noise", {"euler": Euler}, ("temperature", "top_k", "top_p")),
+    MaskedLatentsGenerator: Kind(
+        "latents behind masks", {name: order for name, order in ORDERS.items() if order.blind}, ("revisions",)
+    ),
+    DiffusionGenerator: Kind("latents", SOLVERS),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,6 +66,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
+    """Flags of several words have underscores, as in all programs; dashes, which these once had, still do."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     p.add_argument("--model", help="exported folder, hub id or training checkpoint")
     p.add_argument("--prompt", action="append", help="may be repeated: --num samples of each; @FILE: a prompt a line")
@@ -57,6 +82,7 @@ def parser() -> Parser:
     p.add_argument("--steps", type=int, default=16)
     p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
     p.add_argument(
+        "--guidance_interval",
         "--guidance-interval",
         type=float,
         nargs=2,
@@ -66,8 +92,8 @@ def parser() -> Parser:
     )
     p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
     p.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one, or of the first and last step")
-    p.add_argument("--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
-    p.add_argument("--top-p", type=float, default=1.0, help="... or from those that together are so likely")
+    p.add_argument("--top_k", "--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
+    p.add_argument("--top_p", "--top-p", type=float, default=1.0, help="... or from those that together are so likely")
     p.add_argument("--remask", type=float, default=0.0, help="share of what is done that each step forgets")
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
@@ -77,7 +103,7 @@ def parser() -> Parser:
     p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--batch_size", "--batch-size", type=int, default=16)
     p.add_argument("--refresh", type=int, default=1, help="every so many calls are exact, the others faster")
     p.add_argument("--compile", action="store_true", help="takes minutes first, is faster then: for many samples")
     return p
@@ -165,14 +191,14 @@ def check(options: argparse.Namespace) -> None:
     least = {"num": 1, "steps": 1, "batch_size": 1, "guidance": 0, "revisions": 0, "top_k": 1, "refresh": 1}
     for name, low in least.items():
         if getattr(options, name) is not None and getattr(options, name) < low:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {low}")
+            raise ValueError(f"--{name} is {getattr(options, name)}, expected at least {low}")
     if options.fps is not None and not 0 < options.fps <= (50 if options.out.suffix == ".gif" else 1000):
         raise ValueError(f"--fps is {options.fps:g}, expected more than 0 and at most 1000, of a .gif 50")
     if not math.isfinite(options.guidance) or abs(options.seed) >= 2**62:
         raise ValueError(f"--guidance {options.guidance:g} --seed {options.seed}: expected a finite number and 62 bits")
     for name in ("top_p", "remask"):
         if not 0 <= getattr(options, name) <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected a share from 0 to 1")
+            raise ValueError(f"--{name} is {getattr(options, name)}, expected a share from 0 to 1")
     if len(options.temperature) > 2 or min(options.temperature) < 0:
         raise ValueError(f"--temperature is {options.temperature}, expected one or two numbers of at least 0")
     if options.compile and options.refresh > 1:
@@ -185,24 +211,19 @@ def check(options: argparse.Namespace) -> None:
 
 
 def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
-    """What only one kind of generator is told. ``ValueError`` for what belongs to the other."""
-    latents = isinstance(model.generator, DiffusionGenerator)
-    samplers = SOLVERS if latents else ORDERS
-    options.sampler = options.sampler or next(iter(samplers))
-    if options.sampler not in samplers:
-        kind = "latents" if latents else "tokens"
-        raise ValueError(
-            f"{options.model} generates {kind}: --sampler {options.sampler} is none of {', '.join(samplers)}"
-        )
-    if not latents:
-        told = {name: getattr(options, name) for name in OF_TOKENS}
-        heat = (options.temperature[0], options.temperature[-1])
-        return told | {"order": ORDERS[options.sampler](), "temperature": heat}
+    """What only some kinds of generators are told. ``ValueError`` for what belongs to others."""
+    kind = next(kind for made, kind in KINDS.items() if isinstance(model.generator, made))
+    options.sampler = options.sampler or next(iter(kind.samplers))
+    if options.sampler not in kind.samplers:
+        names = ", ".join(kind.samplers)
+        raise ValueError(f"{options.model} generates {kind.makes}: --sampler {options.sampler} is none of {names}")
     for name in OF_TOKENS:
-        if getattr(options, name) != parser().get_default(name):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{options.model} generates latents: {flag} is for generators of tokens, leave it out")
-    return {"solver": SOLVERS[options.sampler]()}
+        if name not in kind.flags and getattr(options, name) != parser().get_default(name):
+            raise ValueError(f"{options.model} generates {kind.makes}: --{name} means nothing to it, leave it out")
+    sampler, told = kind.samplers[options.sampler](), {name: getattr(options, name) for name in kind.flags}
+    if "temperature" in told:
+        told["temperature"] = (options.temperature[0], options.temperature[-1])
+    return told | {"order" if isinstance(sampler, Order) else "solver": sampler}
 
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:

@@ -48,7 +48,7 @@ class Digits(nn.Module):
     def __init__(self, width: int, digits: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
         self.digits = tuple(math.prod(sizes) for sizes in digits)
-        self.heads = nn.ModuleList(Head(width, k) for k in self.digits)
+        self.heads = nn.ModuleList(Head(width, sizes) for sizes in digits)
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in digits[:-1])
 
     def forward(self, cells: Tensor) -> list[Callable[[Tensor], Tensor]]:

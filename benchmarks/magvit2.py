@@ -19,53 +19,14 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from contenders import Magvit2, OurTokenizer, count, step
+
 from data.folder import Folder
 from data.shapes import Shapes
 from vq.hardware import has_bf16
-from vq.losses import psnr, reconstruction_loss
-from vq.optimizer import Muon
-from vq.quantizers import FSQ
-from vq.tokenizer import Tokenizer
+from vq.losses import psnr
 
 ROUND = 5  # seconds between two contenders
-LAYERS = ("residual", "compress_space", "residual", "compress_time", "compress_space", "residual", "compress_time")
-
-
-class Ours:
-    name = "ours"
-
-    def __init__(self) -> None:
-        self.model = Tokenizer(FSQ([8, 8, 8, 8]), channels=[96, 192], patch_size=4)
-        self.optimizer = Muon(self.model.named_parameters(), 3e-3, weight_decay=1e-4, adamw=("stem", "coder.out"))
-
-    def loss(self, video: Tensor) -> Tensor:
-        result = self.model(video)
-        return reconstruction_loss(result.video, video)[0] + result.quantized.loss
-
-    def encode(self, video: Tensor) -> Tensor:
-        return self.model.encode(video)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        return self.model.decode(tokens)
-
-
-class Magvit2:
-    def __init__(self, rate: float, size: int) -> None:
-        from magvit2_pytorch import VideoTokenizer
-
-        self.name = f"magvit2-pytorch, {rate:g}"
-        options = {"codebook_size": 4096, "init_dim": 16, "use_gan": False, "perceptual_loss_weight": 0.0}
-        self.model = VideoTokenizer(image_size=size, layers=(*LAYERS, "compress_space"), **options)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
-
-    def loss(self, video: Tensor) -> Tensor:
-        return self.model(video, return_loss=True)[0]
-
-    def encode(self, video: Tensor) -> Tensor:
-        return self.model.tokenize(video)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        return self.model.decode_from_code_indices(tokens).clamp(-1, 1)
 
 
 def train(contenders: list, clips: Callable[[int], Tensor], batch: int, seconds: float, device: str) -> dict[str, int]:
@@ -82,12 +43,7 @@ def train(contenders: list, clips: Callable[[int], Tensor], batch: int, seconds:
                 factor = min((seen[c.name] / batch + 1) / 50, 1.0, (1 - spent[c.name] / seconds) / 0.7)
                 for group, rate in zip(c.optimizer.param_groups, rates[c.name], strict=True):
                     group["lr"] = rate * factor
-                with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                    loss = c.loss(video)
-                c.optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(c.model.parameters(), 10.0)
-                c.optimizer.step()
+                step(c, video, clip=10.0, bf16=bf16)
                 if device == "cuda":
                     torch.cuda.synchronize()
                 spent[c.name] += time.perf_counter() - began
@@ -129,7 +85,7 @@ def main(args=None) -> None:
     else:
         data, test = Shapes("train", **size), Shapes("test", **size)
     torch.manual_seed(0)
-    contenders = [Ours(), *(Magvit2(rate, options.height) for rate in options.rates)]
+    contenders = [OurTokenizer(), *(Magvit2(rate, options.height) for rate in options.rates)]
     for c in contenders:
         c.model.to(device).train()
 
@@ -148,7 +104,7 @@ def main(args=None) -> None:
             fake = torch.cat([c.decode(part).float().cpu() for part in tokens.split(16)])
         values = psnr(fake, real)
         score = f"{values.mean():.2f} +- {values.std() / len(values) ** 0.5:.2f}"
-        parameters = sum(p.numel() for p in c.model.parameters()) / 1e6
+        parameters = count(c.model) / 1e6
         speed = decoding(c, tokens[:16], 5, device)
         print(f"{c.name:24} {parameters:9.1f}M {score:>14} {seen[c.name] / options.seconds:16.1f} {speed:16.1f}")
 

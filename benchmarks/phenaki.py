@@ -20,71 +20,29 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from contenders import INSTALL, LEVELS, TEXT, OurGenerator, Phenaki, Setup, count, ours, step
+
 from data.shapes import Shapes
 from data.tokens import TokenCache
 from evaluation.detector import detect, matches
-from generator import tasks
-from generator.backbone import VideoTransformer
 from generator.guidance import Guidance
-from generator.masked import MaskedGenerator, masked_loss
-from generator.pipeline import VideoGenerator
-from generator.puzzles import draw_puzzle
-from generator.schedules import Cosine
-from generator.text import Text, TextEncoder
+from generator.masked import MaskedGenerator
 from vq import pretrained
-from vq.optimizer import Muon
-from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
 
-INSTALL = "pip install phenaki-pytorch==0.5.0"
-LEVELS = {"1k": [8, 8, 4, 4], "4k": [8, 8, 8, 8], "64k": [8, 8, 8, 5, 5, 5]}
 GRIDS = {256: (4, 8, 8), 1024: (4, 16, 16), 2048: (8, 16, 16), 4096: (4, 32, 32), 8192: (8, 32, 32)}
 FAST = {"lean": True, "refresh": 4}
 RATES = (1e-4, 1e-3)  # of the rival: its trainer's own, and one that suits short runs better
 ROUND = 5  # seconds of training between two contenders
 LARGEST = 2**17  # a softmax of the rival's
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the contenders share."""
-
-    dim: int = 256
-    depth: int = 6
-    heads: int = 4
-    grid: tuple[int, int, int] = (5, 8, 8)  # of 17 frames of 64 x 64
-    steps: int = 16
-    guidance: float = 3.0
-
-
-class Words(TextEncoder):
-    """A random vector for each word plus one for its place: frozen, and the same for all contenders."""
-
-    def __init__(self, dim: int = 256, length: int = 16) -> None:
-        super().__init__()
-        self.dim = dim
-        vectors = torch.randn(4096 + length, dim, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("words", vectors[:4096])
-        self.register_buffer("places", vectors[4096:])
-
-    def forward(self, texts: list[str]) -> Text:
-        tokens = torch.zeros(len(texts), len(self.places), self.dim)
-        for row, text in zip(tokens, texts, strict=True):
-            rows = [hash_of(word) for word in text.split()][: len(row)] or [0]
-            row[: len(rows)] = self.words[rows] + self.places[: len(rows)]
-        return Text(tokens, tokens.any(-1))
-
-
-def hash_of(word: str) -> int:
-    return int.from_bytes(word.encode(), "little") % 4093
 
 
 class Everywhere(MaskedGenerator):
@@ -99,81 +57,6 @@ class Everywhere(MaskedGenerator):
             return logits(told)[asked]
 
         return [partial(taken, logits) for logits in super().forward(tokens, torch.ones_like(where), *args, **kwargs)]
-
-
-class Ours:
-    def __init__(self, setup: Setup, tokenizer: Tokenizer, clip: dict, network=MaskedGenerator, digits=True) -> None:
-        quantizer = tokenizer.quantizer
-        backbone = VideoTransformer(setup.dim, setup.depth, setup.heads, text_dim=setup.dim)
-        split = quantizer.digits if digits else None
-        self.setup, self.name = setup, "ours"
-        self.model = network(backbone, Words(setup.dim), quantizer.codebook_size, split)
-        self.videos = VideoGenerator(tokenizer, self.model, clip)
-        edges = ("embeddings", "previous", "logits", "offset")
-        self.optimizer = Muon(self.model.named_parameters(), 3e-3, weight_decay=0.02, adamw=edges)
-        self.rng = torch.Generator().manual_seed(0)
-
-    def sample(self, texts: list[str], steps: int | None = None, **sampling) -> Tensor:
-        """Tokens (b, t, h, w), in Halton order without revisions."""
-        canvas = tasks.text2video(self.setup.grid, self.model.mask_id).repeat(len(texts))
-        knobs = {"steps": steps or self.setup.steps, "guidance": self.setup.guidance, "revisions": 0} | sampling
-        return self.videos.fill(canvas, texts, list(range(len(texts))), **knobs)
-
-    def loss(self, tokens: Tensor, texts: list[str]) -> Tensor:
-        puzzle = draw_puzzle(tokens, self.model.mask_id, self.rng, Cosine())
-        drop = torch.rand(len(texts), generator=self.rng) < 0.1
-        return masked_loss(self.model, tokens, puzzle.asked, self.model.read(texts, drop), shown=puzzle.shown)[0]
-
-    def trunk(self) -> int:
-        return count(self.model.backbone)
-
-
-class Phenaki:
-    """phenaki-pytorch's MaskGit in its ``Phenaki``, with our text vectors for T5's, and a tokenizer of tokens."""
-
-    def __init__(self, setup: Setup, codebook_size: int, rate: float = 1e-4) -> None:
-        from phenaki_pytorch import CViViT, MaskGit, phenaki_pytorch
-
-        text = Words(setup.dim)
-        phenaki_pytorch.get_encoded_dim = lambda name: text.dim  # asks a hub for T5 otherwise
-        cvivit = CViViT.__new__(CViViT)
-        nn.Module.__init__(cvivit)
-        cvivit.copy_for_eval = lambda: cvivit
-        cvivit.num_tokens_per_frames = lambda *args, **kwargs: math.prod(setup.grid)
-        cvivit.get_video_patch_shape = lambda *args, **kwargs: setup.grid
-        cvivit.decode_from_codebook_indices = lambda tokens: tokens.view(-1, *setup.grid)
-        self.setup, self.name = setup, f"phenaki-pytorch, {rate:g}"
-        size = {"dim": setup.dim, "depth": setup.depth, "heads": setup.heads, "dim_head": setup.dim // setup.heads}
-        self.model = MaskGit(num_tokens=codebook_size, max_seq_len=math.prod(setup.grid), **size)
-        self.phenaki = phenaki_pytorch.Phenaki(maskgit=self.model, cvivit=cvivit, steps=setup.steps)
-        self.phenaki.encode_texts = lambda texts, output_device: text(texts).tokens
-        self.read = text
-        self.optimizer = torch.optim.Adam(self.model.parameters(), rate, betas=(0.9, 0.99))
-
-    def sample(self, texts: list[str], steps: int | None = None, guidance: float | None = None) -> Tensor:
-        self.phenaki.steps = steps or self.setup.steps
-        return self.phenaki.sample(num_frames=17, texts=texts, cond_scale=guidance or self.setup.guidance)
-
-    def loss(self, tokens: Tensor, texts: list[str]) -> Tensor:
-        return self.phenaki(video_codebook_ids=tokens, text_embeds=self.read(texts).tokens)
-
-    def trunk(self) -> int:
-        return count(self.model.transformer) + count(self.model.continuous_pos_bias)
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def train(contender: Ours | Phenaki, tokens: Tensor, texts: list[str]) -> None:
-    """A step."""
-    contender.model.train()
-    loss = contender.loss(tokens, texts)
-    contender.optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(contender.model.parameters(), 1.0)
-    contender.optimizer.step()
-    contender.model.eval()
 
 
 def seconds(calls: dict[str, Callable], rounds: int) -> dict[str, tuple[float, float]]:
@@ -195,15 +78,8 @@ def show(times: dict[str, tuple[float, float]], base: str, clips: int = 1) -> No
         print(f"| {name} | {clips / own:.3g} | {clips / wall:.3g} | {ratio} |", flush=True)
 
 
-def ours(setup: Setup, codebook: str, **variant) -> Ours:
-    """With a tokenizer that only has the right codebook: nothing is encoded or decoded here."""
-    size = {"frames": 4 * setup.grid[0] - 3, "height": 8 * setup.grid[1], "width": 8 * setup.grid[2], "fps": 8.0}
-    return Ours(setup, Tokenizer(FSQ(LEVELS[codebook]), channels=[8, 8, 8]), size, **variant)
-
-
 HEADER = "\n| {} | clips/s of processor time | of wall-clock | times {} | of wall-clock |\n|---|---|---|---|---|"
 PLAIN = "plain: all cells, all logits, one softmax"
-TEXT = ["a small red circle moves slowly to the upper left on a light grey background"]
 
 
 def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int) -> None:
@@ -227,7 +103,7 @@ def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int) -> None:
         print(HEADER.format(f"sampling, K = {k:,}", "the rival's"))
         show(seconds(calls, rounds), "phenaki-pytorch")
         tokens, texts = torch.randint(k, (batch, *setup.grid)), TEXT * batch
-        calls = {c: partial(train, c, tokens, texts) for c in (rival, mine)}
+        calls = {c: partial(step, c, tokens, texts) for c in (rival, mine)}
         calls = {"phenaki-pytorch": calls[rival], "ours": calls[mine]}
         seconds(calls, 1)  # does not count: optimizers make their buffers
         print(HEADER.format(f"training, K = {k:,}, batches of {batch}", "the rival's"))
@@ -263,7 +139,7 @@ def training_techniques(setup: Setup, codebook: str, batch: int, rounds: int) ->
         "both": ours(setup, codebook),
     }
     tokens, texts = torch.randint(math.prod(LEVELS[codebook]), (batch, *setup.grid)), TEXT * batch
-    calls = {name: partial(train, c, tokens, texts) for name, c in contenders.items()}
+    calls = {name: partial(step, c, tokens, texts) for name, c in contenders.items()}
     seconds(calls, 1)  # does not count: optimizers make their buffers
     print(HEADER.format(f"training, K = {codebook}, batches of {batch}", "the plain loop's"))
     show(seconds(calls, rounds), PLAIN, batch)
@@ -287,7 +163,7 @@ def quality(setup: Setup, tokenizer: Tokenizer, cache: TokenCache, budget: float
     clip = {"frames": cache.frames, "height": cache.height, "width": cache.width, "fps": cache.fps}
     setup = replace(setup, grid=cache.shape_of(0))
     k = cache.info.codebook_size
-    contenders = [Ours(setup, tokenizer, clip), *(Phenaki(setup, k, rate) for rate in RATES)]
+    contenders = [OurGenerator(setup, tokenizer, clip), *(Phenaki(setup, k, rate) for rate in RATES)]
     rates = [[group["lr"] for group in c.optimizer.param_groups] for c in contenders]
     spent, seen = [0.0] * len(contenders), [0] * len(contenders)
     order = torch.randperm(len(cache), generator=torch.Generator().manual_seed(0)).tolist()
@@ -300,7 +176,7 @@ def quality(setup: Setup, tokenizer: Tokenizer, cache: TokenCache, budget: float
                 for group, rate in zip(c.optimizer.param_groups, rates[i], strict=True):
                     group["lr"] = rate * factor
                 began = time.process_time()
-                train(c, torch.stack([row.tokens for row in rows]), [row.text for row in rows])
+                step(c, torch.stack([row.tokens for row in rows]), [row.text for row in rows])
                 spent[i] += time.process_time() - began
                 seen[i] += batch
         print({c.name: f"{n} clips" for c, n in zip(contenders, seen, strict=True)}, file=sys.stderr, flush=True)
@@ -368,7 +244,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         import phenaki_pytorch  # noqa: F401
     except ImportError as error:
-        sys.exit(f"the rival is missing ({error}): {INSTALL}")
+        sys.exit(f"the rival is missing ({error}): {INSTALL['phenaki-pytorch']}")
     if options.quality is None:
         beside(setup, options.codebooks, options.batch, options.rounds)
     elif not (options.cache and options.tokenizer):

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from data import hub
 from data.commands import Parser, find_device, run
 from data.folder import Caption, Folder
 from data.looks import describe
@@ -46,12 +47,14 @@ def main(args: list[str] | None = None) -> Path:
     parser.add_argument("--out", type=Path, help=f"default: {FILE} in the folder")
     parser.add_argument("--frames", type=int, default=8, help="of each video that the backend sees")
     parser.add_argument("--size", type=int, default=336, help="pixels of a frame's longer side; never enlarged")
-    parser.add_argument("--batch-size", type=int, default=8, help="videos between two writings to the file")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=int, default=8, help="videos between two writings to the file"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     given = parser.parse_args(args)
     for name in ("frames", "size", "batch_size"):
         if given[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {given[name]}, expected at least 1")
+            raise ValueError(f"--{name} is {given[name]}, expected at least 1")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* have no caption")  # that is what they come for
         folder = Folder(str(given.folder))
@@ -228,24 +231,17 @@ def data_url(picture: np.ndarray) -> str:
 
 def _load(model: str) -> tuple:
     """The processor and the model of a folder or hub id."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("captioning models need transformers: pip install tessera-video[text]") from error
-    try:
-        config = transformers.AutoConfig.from_pretrained(model)
-        dtype = torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
+    expected = (
+        "'template', the URL of a server, a folder with config.json, model.safetensors and a processor, or a hub id "
+        "such as 'Salesforce/blip-image-captioning-base'"
+    )
+    with hub.loading("captioning model", model, expected) as transformers:
+        dtype = hub.dtype(transformers.AutoConfig.from_pretrained(model))
         network = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, use_safetensors=True)
         processor = transformers.AutoProcessor.from_pretrained(model)
         if not hasattr(processor, "image_processor"):
             raise ValueError("no image processor is with it")
         return processor, network
-    except Exception as error:  # OSError, ValueError, SafetensorError, bare ones from Rust: files fail in many ways
-        raise ValueError(
-            f"captioning model {model!r} cannot be loaded ({one_line(error)}): expected 'template', the URL of a "
-            "server, a folder with config.json, model.safetensors and a processor, or a hub id such as "
-            "'Salesforce/blip-image-captioning-base'"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from evaluation.detector import detect, matches
 from evaluation.generation import others
 from evaluation.reconstruction import eight_bits
 from generator import tasks
-from generator.diffusion import SOLVERS, DiffusionGenerator, Numbers
+from generator.diffusion import SOLVERS, Numbers
 from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
 
@@ -33,8 +33,8 @@ class Sampling:
     """How to sample; see ``VideoGenerator.fill``.
 
     Args:
-        steps, guidance: of both arms.
-        temperature, revisions, order: of tokens.
+        steps, guidance: of all arms.
+        temperature: of tokens. revisions, order: of what is masked.
         solver: of latents. snap: whether they are brought to the nearest codes before they are decoded.
     """
 
@@ -79,7 +79,7 @@ class Trained:
 
     def open(self, snap: bool) -> VideoGenerator:
         """The model; of latents perhaps one whose samples are decoded as they are."""
-        if snap or not isinstance(self.model.generator, DiffusionGenerator):
+        if snap or not self.model.generator.of_latents:
             return self.model
         free = VideoGenerator(self.model.tokenizer, self.model.generator, self.model.clip, self.device)
         free.code = Numbers(self.model.generator.channels, free.device)

@@ -5,6 +5,7 @@ Differences are tokens minus latents, so that positive is good for tokens.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from evaluation.bootstrap import Interval, interval, resample
@@ -49,7 +50,8 @@ class Arm:
 class Found:
     """Both arms, the ``multiples`` of C0 they were trained for, and the hits (n,) of reconstructions: the ceiling.
 
-    ``tuned`` says whether both were tuned as the protocol asks.
+    ``tuned`` says whether both were tuned as the protocol asks. ``bridges``: hits (k, s, n) of noisy tokens and of
+    masked latents at the largest budget.
     """
 
     multiples: list[int]
@@ -57,6 +59,7 @@ class Found:
     latents: Arm
     ceiling: Tensor
     tuned: bool = False
+    bridges: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,17 @@ class Scaling:
     slope_difference: Interval | None
     used: list[int]
     stalls: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What H5 is about, of P at the largest budget: tokens minus latents; what of it the code does, and what the
+    corruption does, whatever the other is; and by how much the former is larger, whatever their signs."""
+
+    difference: Interval
+    code: Interval
+    corruption: Interval
+    excess: Interval
 
 
 def matched_quality(difference: Interval) -> str:
@@ -93,6 +107,15 @@ def scaling_slope(difference: Interval | None, twin: float, stalls: float) -> st
     if difference.high < 0 or stalls > STALLS:
         return REFUTED
     return SUPPORTED if difference.low > -SLOPE_MARGIN * abs(twin) else INCONCLUSIVE
+
+
+def discreteness(attribution: Attribution) -> str:
+    """H5: where tokens and latents do not differ there is nothing to attribute."""
+    if attribution.difference.low <= 0 <= attribution.difference.high:
+        return INCONCLUSIVE
+    if attribution.excess.high < 0:
+        return REFUTED
+    return SUPPORTED if attribution.excess.low > 0 else INCONCLUSIVE
 
 
 def measure_scaling(found: Found, resamples: int = 10_000) -> Scaling:
@@ -158,7 +181,26 @@ def measure_cost(found: Found, resamples: int = 10_000) -> dict[str, Interval]:
     return ratios
 
 
-def judge(found: Found, scaling: Scaling, ratios: dict[str, Interval]) -> list[Verdict]:
+def measure_attribution(found: Found, resamples: int = 10_000) -> Attribution | None:
+    """The two effects, with intervals; None without the bridges."""
+    if found.bridges is None:
+        return None
+    # A and D first: they are then drawn as in ``measure_scaling``, and their difference has the very same interval
+    cells = [found.tokens.scaling[-1], found.latents.scaling[-1], *found.bridges]
+    drawn = torch.cat(resample([hits[None] for hits in cells], resamples))  # 4 resamples
+    means = torch.stack([hits.float().mean() for hits in cells])
+
+    def effects(p: Tensor) -> tuple[Tensor, ...]:
+        a, d, b, c = p
+        code, corruption = ((a - c) + (b - d)) / 2, ((a - b) + (c - d)) / 2
+        return a - d, code, corruption, code.abs() - corruption.abs()
+
+    return Attribution(*(interval(m.item(), r) for m, r in zip(effects(means), effects(drawn), strict=True)))
+
+
+def judge(
+    found: Found, scaling: Scaling, ratios: dict[str, Interval], attribution: Attribution | None = None
+) -> list[Verdict]:
     """The five claims. Where training seeds are too few there are numbers and no verdict."""
     k, s = found.tokens.scaling.shape[1:3]
     seeds = f"training seeds: {k}, sampling seeds: {s}"
@@ -192,9 +234,15 @@ def judge(found: Found, scaling: Scaling, ratios: dict[str, Interval]) -> list[V
     if scaling.slopes is not None:
         because += f"; slopes {scaling.slopes[0]} and {scaling.slopes[1]}, difference {scaling.slope_difference}"
     verdicts.append(Verdict("H4 scaling slope", told(word), because))
-    verdicts.append(
-        Verdict("H5 discreteness, not masking", NOT_MEASURED, "noisy tokens and masked latents are not among the arms")
-    )
+    word, because = NOT_MEASURED, "noisy tokens and masked latents are not among the arms"
+    if attribution is not None:
+        word = told(discreteness(attribution))
+        because = f"at {last} C0 tokens minus latents: {points(attribution.difference)}"
+        because += (
+            f"; effect of the code {points(attribution.code)}, of the corruption {points(attribution.corruption)}"
+        )
+        because += f", the former larger by {points(attribution.excess)}"
+    verdicts.append(Verdict("H5 discreteness, not masking", word, because))
     if enough:
         return verdicts
     note = f"{seeds}; a verdict wants at least 3 and 2"

@@ -7,13 +7,15 @@ from torch import Tensor
 from data.video import Example, to_uint8
 from evaluation.arms import TOLD, Sampling, Score
 from evaluation.bootstrap import Interval, resample
-from evaluation.claims import Arm, Found, Scaling, Verdict, points, share_intervals
+from evaluation.claims import Arm, Attribution, Found, Scaling, Verdict, points, share_intervals
 from evaluation.curves import power_law
 from evaluation.intervals import wilson
 from evaluation.plots import Line, Plot
 from evaluation.report import Clip, Section, Table
+from generator.masked_latents import HEAD_STEPS
 
 NAMES = ("tokens", "latents")
+BRIDGES = ("noisy tokens", "masked latents")
 MEANINGS = {
     "supported": "what the claim says holds, as far as the protocol asks",
     "refuted": "the interval speaks against the claim",
@@ -37,9 +39,12 @@ def verdict_section(verdicts: Sequence[Verdict]) -> Section:
 def clip_section(
     examples: Sequence[Example], multiples: Sequence[int], shown: dict[str, list[Score]], fps: float
 ) -> Section:
-    """A row a prompt: the real clip, then each arm at each budget; of the first training and sampling seed."""
+    """A row a prompt: the real clip, then each arm at each budget; of the first training and sampling seed. Of the
+    bridges there is the largest budget alone."""
     columns = [
-        (f"{name} {multiple}x", score) for name in NAMES for multiple, score in zip(multiples, shown[name], strict=True)
+        (f"{name} {multiple}x", score)
+        for name, scores in shown.items()
+        for multiple, score in zip(multiples[-len(scores) :], scores, strict=True)
     ]
     rows = []
     for i in range(min(len(score.clips) for _, score in columns)):
@@ -117,6 +122,25 @@ def error_plot(found: Found, scaling: Scaling, c0: float, ceiling: float) -> Plo
     return Plot("Errors over training", "training FLOPs", "ceiling - P", lines, {}, fits, log_y=True)
 
 
+def attribution_section(found: Found, attribution: Attribution) -> Section:
+    """The four cells of H5, and what they differ by."""
+    cells = [found.tokens.scaling[-1], *found.bridges, found.latents.scaling[-1]]
+    a, b, c, d = (share_intervals(hits[None], resample([hits[None]])[0])[0] for hits in cells)
+    squares = [("tokens", spread(a), spread(b)), ("latents", spread(c), spread(d))]
+    effects = [
+        ("tokens minus latents, each in its own way", points(attribution.difference)),
+        ("effect of the code: tokens minus latents, mean over masks and noise", points(attribution.code)),
+        ("effect of the corruption: masks minus noise, mean over tokens and latents", points(attribution.corruption)),
+        ("size of the former minus size of the latter", points(attribution.excess)),
+    ]
+    text = [
+        f"P at {found.multiples[-1]} C0. Noisy tokens are replaced by others drawn evenly; masked latents are drawn "
+        "cell by cell by a small diffusion head. Where tokens and latents do not differ there is nothing to attribute."
+    ]
+    tables = [Table(("", "masked", "noisy"), squares), Table(("", "difference"), effects)]
+    return Section("Is it the code, or the corruption?", text, tables)
+
+
 def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Sequence[Sampling]]) -> Section:
     """Quality over what sampling costs."""
     rows, shares = [], {}
@@ -153,12 +177,14 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
 
 
 def in_words(arm: str, sampling: Sampling) -> str:
-    own = (
-        f"{sampling.order}, {sampling.revisions} revisions, temperature {sampling.temperature:g}"
-        if arm == "tokens"
-        else sampling.solver + ("" if sampling.snap else ", not snapped")
-    )
-    return f"{sampling.steps} steps, {own}, guidance {sampling.guidance:g}"
+    masked, heat = f"{sampling.order}, {sampling.revisions} revisions", f"temperature {sampling.temperature:g}"
+    own = {
+        "tokens": f"{masked}, {heat}",
+        "noisy tokens": heat,
+        "masked latents": f"{masked}, {HEAD_STEPS} steps of {sampling.solver} a cell",
+        "latents": sampling.solver + ("" if sampling.snap else ", not snapped"),
+    }
+    return f"{sampling.steps} steps, {own[arm]}, guidance {sampling.guidance:g}"
 
 
 def protocol_section(
@@ -173,7 +199,7 @@ def protocol_section(
     untuned = "Neither arm was tuned for this report: rates, guidance, temperature and shift are the recipe's."
     text = [
         "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
-        "cache stand for, and the twin's are brought to the nearest codes before the same decoder. Tokenizer: "
+        "cache stand for, and generated ones are brought to the nearest codes before the same decoder. Tokenizer: "
         f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
         f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts "
         "and seed numbers in both arms; constant rate after the warm-up, averaged weights.",

@@ -15,6 +15,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from data import hub
 from evaluation import protocol
 from vq.pretrained import fingerprint
 
@@ -122,13 +123,11 @@ class Encoder(nn.Module):
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        try:
-            import transformers
-        except ImportError as error:
-            raise ValueError(
-                "encoders of videos and frames need transformers: pip install tessera-video[text]"
-            ) from error
-        try:
+        expected = (
+            f"a folder or hub id of {', '.join(self.kinds)} with config.json, model.safetensors and "
+            "preprocessor_config.json"
+        )
+        with hub.loading("encoder", source, expected) as transformers:
             self.config = transformers.AutoConfig.from_pretrained(source)
             self.kind = self.config.model_type
             if self.kind not in self.kinds:
@@ -141,11 +140,6 @@ class Encoder(nn.Module):
             with open(file) as text:
                 self.shown = json.load(text)
             self.words = transformers.AutoTokenizer.from_pretrained(source) if self.reads else None
-        except Exception as error:  # OSError, ValueError, TypeError, bare ones from Rust: files fail in many ways
-            raise ValueError(
-                f"{source!r} cannot be loaded ({str(error).partition(chr(10))[0]}): expected a folder or hub id of "
-                f"{', '.join(self.kinds)} with config.json, model.safetensors and preprocessor_config.json"
-            ) from error
         self.network.eval().requires_grad_(False)
         vision = getattr(self.config, "vision_config", self.config)
         self.side = _side(self.shown) or getattr(vision, "crop_size", None) or vision.image_size

@@ -94,13 +94,12 @@ def mean_step_flops(training: L.LightningModule, data: VideoData, batches: int =
     size = data.clips_a_batch(data.train)
     shares = {grid: 1 - training.image_share - training.middle_share}
     shares |= {(1, *grid[1:]): training.image_share, (grid[0] - 1, *grid[1:]): training.middle_share}
-    schedule = training.schedule((torch.arange(1000) + 0.5) / 1000).mean().item()  # 2 / pi of the cosine
     total = 0.0
     for start in range(0, batches * size, size):
         batch = collate([data.train[i] for i in range(start, start + size)])
         words = training.generator.text(batch.text).tokens if batch.words is None else batch.words
         for (t, h, w), share in shares.items():
             if share:
-                asked = round(schedule * size * t * h * w)
+                asked = round(training.asked_share * size * t * h * w)
                 total += share * step_flops(training.generator, size, (t, h, w), words.shape[1], asked)
     return total / batches

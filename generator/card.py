@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from generator.diffusion import DiffusionGenerator
 from generator.editing import TASKS
+from generator.masked import MaskedGenerator
+from generator.masked_latents import MaskedLatentsGenerator
 from generator.pipeline import VideoGenerator
 
 USE = """\
@@ -59,12 +60,12 @@ def model_card(
         scores: results of ``python -m evaluation``.
         notes: further Markdown: data in words, hardware, time, limits.
     """
-    kind = "diffusion" if isinstance(model.generator, DiffusionGenerator) else "masked-generation"
+    masked = isinstance(model.generator, MaskedGenerator | MaskedLatentsGenerator)
     head = {
         "license": license,
         "library_name": "tessera",
         "pipeline_tag": "text-to-video",
-        "tags": ["tessera", "text-to-video", "video-tokenizer", kind],
+        "tags": ["tessera", "text-to-video", "video-tokenizer", "masked-generation" if masked else "diffusion"],
     }
     prompt = first_prompt(recipe) or "a red circle moves right"
     times = getattr(model.generator, "upscale", 1)

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generator.backbone import TextMemory, VideoTransformer
-from generator.masked import MaskedGenerator
+from generator.masked import TokenGenerator
 from generator.text import TextEncoder
 from vq.config import Configurable
 
@@ -35,9 +35,10 @@ class DiffusionGenerator(Configurable, nn.Module):
         text: encoder of the captions.
         channels: d, of the tokenizer's latents.
         shift: of the times, in training and sampling; see ``shifted``. More than 1 for grids of many positions.
-        trained_for: see ``MaskedGenerator``.
+        trained_for: see ``TokenGenerator``.
     """
 
+    of_latents = True
     mask_id = -1  # of a canvas: no codebook and no numbering has it
     patch_size = 1  # every cell is a position, so that sequences are as long as those of tokens
 
@@ -68,7 +69,7 @@ class DiffusionGenerator(Configurable, nn.Module):
         nn.init.zeros_(self.output.weight)  # the first guess is no velocity
         nn.init.zeros_(self.output.bias)
 
-    read = MaskedGenerator.read  # the very same: texts, or the null text, to what the transformer attends to
+    read = TokenGenerator.read  # the very same: texts, or the null text, to what the transformer attends to
 
     def forward(
         self,
@@ -254,10 +255,14 @@ class Numbers:
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Latents (b, d, t, h, w) -> int64 (b, t, h, w), under which they can be looked up again."""
-        cells = rearrange(latents.to(self.vectors), "b d t h w -> (b t h w) d")
+        numbers = self.add(rearrange(latents.to(self.vectors), "b d t h w -> (b t h w) d"))
+        return numbers.view(latents.shape[0], *latents.shape[2:])
+
+    def add(self, cells: Tensor) -> Tensor:
+        """Vectors (m, d) -> their numbers, int64 (m,)."""
         numbers = torch.arange(len(cells), device=cells.device) + len(self.vectors)
         self.vectors = torch.cat([self.vectors, cells])
-        return numbers.view(latents.shape[0], *latents.shape[2:])
+        return numbers
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """The latents (b, d, t, h, w) that have the numbers (b, t, h, w)."""

@@ -8,10 +8,12 @@ run, and takes fused attention on CPUs for nothing.
 
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator
-from generator.masked import MaskedGenerator
+from generator.masked import TokenGenerator
+from generator.masked_latents import MaskedLatentsGenerator
 from generator.text import ByteText, TextEncoder
 
 Grid = tuple[int, int, int]
+Generator = TokenGenerator | MaskedLatentsGenerator | DiffusionGenerator
 
 
 def parameters(dim: int, depth: int, heads: int, text_dim: int, hidden: int) -> int:
@@ -20,12 +22,13 @@ def parameters(dim: int, depth: int, heads: int, text_dim: int, hidden: int) -> 
     return depth * block + 7 * dim**2 + 362 * dim + text_dim
 
 
-def step_flops(model: MaskedGenerator | DiffusionGenerator, batch: int, grid: Grid, words: int, asked: int = 0) -> int:
+def step_flops(model: Generator, batch: int, grid: Grid, words: int, asked: int = 0) -> int:
     """Of a training step, forward and backward.
 
     Args:
         grid: latent frames, height and width of ``batch`` clips. words: length of the texts, padding included.
-        asked: cells of the whole batch that a masked generator is asked for; its heads are computed there alone.
+        asked: cells of the whole batch that the heads are computed for; of masked latents a cell counts once for each
+            of its times.
     """
     backbone = model.backbone
     clip = text_flops(model.text, words) + read_flops(backbone, words) + forward_flops(model, grid, words, asked=0)
@@ -33,28 +36,34 @@ def step_flops(model: MaskedGenerator | DiffusionGenerator, batch: int, grid: Gr
     return 3 * (batch * clip - places + asked * head_flops(model))
 
 
-def forward_flops(model: MaskedGenerator | DiffusionGenerator, grid: Grid, words: int, asked: int | None = None) -> int:
-    """Of a clip's forward pass, its logits at ``asked`` cells included; None: at all. The text was read before."""
+def forward_flops(model: Generator, grid: Grid, words: int, asked: int | None = None) -> int:
+    """Of a clip's forward pass, its heads at ``asked`` cells included; None: at all. The text was read before."""
     cells, positions = grid[0] * grid[1] * grid[2], positions_of(model, grid)
     inner = backbone_flops(model.backbone, positions, words)
-    if isinstance(model, DiffusionGenerator):
-        return inner + 4 * cells * model.channels * model.backbone.dim
+    heads = head_flops(model) * (cells if asked is None else asked)
+    if model.of_latents:
+        layers = 1 if isinstance(model, MaskedLatentsGenerator) else 2  # the twin has one behind, too, and no heads
+        return inner + 2 * layers * cells * model.channels * model.backbone.dim + heads
     width = model.heads[0].logits.in_features
     patches = 4 * cells * width * model.backbone.dim if model.patch_size > 1 else 0  # joined before, split after
-    return inner + patches + head_flops(model) * (cells if asked is None else asked)
+    return inner + patches + heads
 
 
-def positions_of(model: MaskedGenerator | DiffusionGenerator, grid: Grid) -> int:
+def positions_of(model: Generator, grid: Grid) -> int:
     """Length of the transformer's sequence."""
     p = getattr(model, "patch_size", 1)
     return grid[0] * (grid[1] // p) * (grid[2] // p)
 
 
-def head_flops(model: MaskedGenerator | DiffusionGenerator) -> int:
-    """Of the logits of one cell."""
-    return sum(
-        4 * head.logits.in_features * 256 + 2 * head.logits.weight.numel() for head in getattr(model, "heads", ())
-    )
+def head_flops(model: Generator) -> int:
+    """Of the logits of one cell; of masked latents, of one velocity of one cell."""
+    if isinstance(model, DiffusionGenerator):
+        return 0
+    if isinstance(model, MaskedLatentsGenerator):
+        d, blocks = model.backbone.dim, len(model.head.blocks)
+        told, layers = 256 * d + 2 * d**2, 2 * model.channels * d + 2 * d**2  # first, last and its modulation
+        return 2 * (told + layers + blocks * 5 * d**2)
+    return sum(4 * head.logits.in_features * 256 + 2 * head.logits.weight.numel() for head in model.heads)
 
 
 def backbone_flops(backbone: VideoTransformer, positions: int, words: int) -> int:

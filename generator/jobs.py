@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from generator.diffusion import DiffusionGenerator
 from generator.editing import TASKS, Task, loop
+from generator.masked import MaskedGenerator
 from generator.tasks import Grid
 
 if TYPE_CHECKING:
@@ -61,12 +61,13 @@ def plan(
     window: int | None = None,
 ) -> Job:
     """What was asked for, checked against the model; see ``VideoGenerator``. Raises ``ValueError`` in words."""
-    latents = isinstance(model.generator, DiffusionGenerator)
-    forget = forget or FORGET[latents]
+    knows = isinstance(model.generator, MaskedGenerator)  # how likely a token is
+    forget = forget or FORGET[not knows]
     factor = getattr(model.generator, "upscale", 1)
     kind = check(task, len(inputs), len(prompts), mask is not None, strength, forget)
-    if latents and task == "edit" and forget == "unlikely":
-        raise ValueError("a generator of latents does not say how likely a token is: forget random ones")
+    if not knows and task == "edit" and forget == "unlikely":
+        kind = "latents" if model.generator.of_latents else "noisy tokens"
+        raise ValueError(f"a generator of {kind} does not say how likely a token is: forget random ones")
     if factor > 1 and task != "upscale":
         raise ValueError(f"this model enlarges clips and does nothing else: use --task upscale --input, not {task}")
     if factor == 1 and task == "upscale":

@@ -14,6 +14,7 @@ masked, asked for and committed by itself, at a fraction of the cost.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,11 @@ from vq.config import Configurable
 from vq.quantizers import to_digits
 
 
-class MaskedGenerator(Configurable, nn.Module):
-    """Predicts the tokens behind the masks of a grid from the others and from the text.
+class TokenGenerator(Configurable, nn.Module):
+    """Base of the generators of tokens: tokens into the transformer, and logits out of it.
+
+    Attributes:
+        marks: the name of the learned vector of a cell that is something else than its token.
 
     Args:
         backbone: the transformer; its ``text_dim`` must be the text encoder's ``dim``.
@@ -41,6 +45,9 @@ class MaskedGenerator(Configurable, nn.Module):
         upscale: how many times as large as the clip that it is given is the one that an upscaler makes. It is told a
             draft, the tokens of the former enlarged (``generator.upscaling``). 1: no upscaler.
     """
+
+    of_latents = False  # what is generated is codes, and no vectors
+    marks: str
 
     def __init__(
         self,
@@ -62,10 +69,10 @@ class MaskedGenerator(Configurable, nn.Module):
         self.patch_size, cells = patch_size, patch_size**2
         width = backbone.dim if cells == 1 else backbone.dim // 2  # of a cell
         self.embeddings = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts)
-        self.mask = nn.Parameter(0.02 * torch.randn(width))
+        self.register_parameter(self.marks, nn.Parameter(0.02 * torch.randn(width)))
         self.join = nn.Linear(cells * width, backbone.dim) if cells > 1 else nn.Identity()
         self.split = nn.Linear(backbone.dim, cells * width) if cells > 1 else nn.Identity()
-        self.heads = nn.ModuleList(Head(width, k) for k in self.digits)
+        self.heads = nn.ModuleList(Head(width, sizes) for sizes in parts)
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
         # as loud as the positions: a draft that is told ten times as softly is heeded after five times as many steps
@@ -84,6 +91,41 @@ class MaskedGenerator(Configurable, nn.Module):
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = torch.where(drop[:, None], first, mask)
         return self.backbone.read(tokens, mask)
+
+    def embed(self, tokens: Tensor, tables: nn.ModuleList | None = None) -> Tensor:
+        """Tokens (b, t, h, w) in [0, K) -> (b, t, h, w, width), by the tables of their digits or by others."""
+        digits = to_digits(tokens, self.digits)  # b t h w digits
+        return sum(table(digits[..., i]) for i, table in enumerate(tables or self.embeddings))
+
+    def transform(
+        self, hidden: Tensor, level: Tensor, text: TextMemory, middle: bool, fps: Tensor | None, cache=None
+    ) -> Tensor:
+        """Cells (b, t, h, w, width) and how corrupted they are, (b,) in [0, 1], through the transformer: (b, t, h, w,
+        width)."""
+        t, h, w = hidden.shape[1:4]
+        p = self.patch_size
+        if h % p or w % p:
+            raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
+        hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
+        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), level, text, middle, fps, cache))
+        return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)
+
+    def answers(self, cells: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Cells (m, width) -> for each digit of k values a function of the digits before it, int64 (m, number), that
+        gives its logits (m, k)."""
+        return [partial(self.logits, cells, i) for i in range(len(self.digits))]
+
+    def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
+        """Logits (m, k) of digit i of cells (m, width), given the digits before it, (m, i) or more of them."""
+        for j in range(i):
+            cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
+        return self.heads[i](cells)
+
+
+class MaskedGenerator(TokenGenerator):
+    """Predicts the tokens behind the masks of a grid from the others and from the text; see ``TokenGenerator``."""
+
+    marks = "mask"
 
     def forward(
         self,
@@ -108,14 +150,7 @@ class MaskedGenerator(Configurable, nn.Module):
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        cells = self.cells(tokens, where, text, middle, fps, cache, draft)
-        return [partial(self.logits, cells, i) for i in range(len(self.digits))]
-
-    def logits(self, cells: Tensor, i: int, before: Tensor) -> Tensor:
-        """Logits (m, k) of digit i of cells (m, width), given the digits before it, (m, i) or more of them."""
-        for j in range(i):
-            cells = cells + self.previous[j](before[:, j]).to(cells.dtype)
-        return self.heads[i](cells)
+        return self.answers(self.cells(tokens, where, text, middle, fps, cache, draft))
 
     def cells(
         self,
@@ -130,23 +165,12 @@ class MaskedGenerator(Configurable, nn.Module):
         """What the transformer makes of the asked positions, (m, width)."""
         assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
         masked = tokens == self.mask_id
-        hidden = self.embed(tokens.masked_fill(masked, 0), self.embeddings)
+        hidden = self.embed(tokens.masked_fill(masked, 0))
         hidden = torch.where(masked[..., None], self.mask, hidden)
         if draft is not None:
             hidden = hidden + self.embed(draft, self.draft_embeddings)
-        t, h, w = tokens.shape[1:]
-        p = self.patch_size
-        if h % p or w % p:
-            raise ValueError(f"a grid of {h}x{w} tokens does not split into patches of {p}x{p}: use multiples of {p}")
-        hidden = self.join(rearrange(hidden, "b t (h p) (w q) d -> b (t h w) (p q d)", p=p, q=p))
         ratio = masked.flatten(1).float().mean(1)
-        hidden = self.split(self.backbone(hidden, (t, h // p, w // p), ratio, text, middle, fps, cache))
-        return rearrange(hidden, "b (t h w) (p q d) -> b t (h p) (w q) d", t=t, h=h // p, p=p, q=p)[where]
-
-    def embed(self, tokens: Tensor, embeddings: nn.ModuleList) -> Tensor:
-        """Tokens (b, t, h, w), none of them masked -> (b, t, h, w, width), the sum of their digits' vectors."""
-        digits = to_digits(tokens, self.digits)  # b t h w digits
-        return sum(embed(digits[..., i]) for i, embed in enumerate(embeddings))
+        return self.transform(hidden, ratio, text, middle, fps, cache)[where]
 
 
 class DigitEmbedding(nn.Module):
@@ -168,20 +192,30 @@ class Head(nn.Module):
     """Logits (m, k) of a digit from its cell and the digits before it, both summed in (m, width).
 
     The hidden layer lets the two speak to each other: a sum under a linear map could only shift the odds of a value by
-    the same amount in every cell.
+    the same amount in every cell. A value's row of the output layer is the sum of one of its own and those of each of
+    its parts and pairs of parts: what is learnt of a level holds for all values that have it, and most of a thousand
+    values are seen rarely.
     """
 
-    def __init__(self, width: int, k: int) -> None:
+    def __init__(self, width: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, bias=False)
         self.up, self.down = nn.Linear(width, 256), nn.Linear(256, width)
-        self.logits = nn.Linear(width, k)
+        self.logits = nn.Linear(width, math.prod(sizes))
+        self.grid = sizes[::-1]  # of the values, the least significant part last
+        shared = [axes for r in (1, 2) if r < len(sizes) for axes in combinations(range(len(sizes)), r)]
+        shapes = [[size if axis in chosen else 1 for axis, size in enumerate(self.grid)] for chosen in shared]
+        self.shared_logits = nn.ParameterList(torch.zeros(*shape, width + 1) for shape in shapes)  # bias last
         for layer in (self.down, self.logits):  # the first guess is uniform
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, cells: Tensor) -> Tensor:
-        return self.logits(cells + self.down(F.silu(self.up(self.norm(cells)))))
+        weight, bias = self.logits.weight, self.logits.bias
+        if self.shared_logits:
+            rows = sum(self.shared_logits).flatten(0, -2)
+            weight, bias = weight + rows[:, :-1], bias + rows[:, -1]
+        return F.linear(cells + self.down(F.silu(self.up(self.norm(cells)))), weight, bias)
 
 
 def masked_loss(
@@ -204,16 +238,30 @@ def masked_loss(
         weights: (b, t, h, w), by which the asked cells are summed; None: their mean.
         middle, fps, draft: see ``MaskedGenerator.forward``.
     """
-    targets = to_digits(tokens[where], model.digits)  # m digits
     shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
+    targets = to_digits(tokens[where], model.digits)  # m digits
+    answers = model(shown, where, text, middle, fps, draft=draft)
+    return digits_loss(answers, targets, label_smoothing, None if weights is None else weights[where])
+
+
+def digits_loss(
+    answers: list[Callable[[Tensor], Tensor]],
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of what ``TokenGenerator.answers`` says, told the right digits (m, number) before each.
+
+    In nats a token, summed over digits: the mean over tokens, or with ``weights`` (m,) the sum of them.
+    """
     reduction = "mean" if weights is None else "none"
     loss, right = 0, True
-    for i, logits in enumerate(model(shown, where, text, middle, fps, draft=draft)):
+    for i, logits in enumerate(answers):
         digit = logits(targets)
         loss = loss + F.cross_entropy(
             digit.float(), targets[:, i], label_smoothing=label_smoothing, reduction=reduction
         )
         right = right & (digit.max(1).indices == targets[:, i])  # argmax takes four times as long on CPUs in bf16
     if weights is not None:
-        loss = (weights[where] * loss).sum()
+        loss = (weights * loss).sum()
     return loss, {"accuracy": right.float().mean()}

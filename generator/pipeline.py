@@ -6,6 +6,7 @@ longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +17,22 @@ from generator import editing, tasks
 from generator.backbone import TextMemory
 from generator.caching import Pass
 from generator.diffusion import DiffusionGenerator, Euler, Numbers, Solver, Velocity, integrate
-from generator.guidance import Guidance, apart, guide, guided, together
+from generator.guidance import Guidance, Network, apart, guide, guided, together
 from generator.jobs import Job, plan
 from generator.masked import MaskedGenerator
+from generator.masked_latents import MaskedLatentsGenerator, drawing
 from generator.orders import Halton, Order, halton_ranks
 from generator.samplers import Predict, sample
 from generator.schedules import Schedule
 from generator.tasks import Canvas
+from generator.uniform import Denoiser, UniformGenerator, denoise
 from vq import pretrained
 from vq.hardware import check_compiler
 from vq.layers import TemporalConv
 from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
+
+Generator = MaskedGenerator | UniformGenerator | MaskedLatentsGenerator | DiffusionGenerator
 
 
 class VideoGenerator:
@@ -38,10 +43,8 @@ class VideoGenerator:
         device: where to compute; everything is float32, so that a sample depends on its seed alone.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, generator: MaskedGenerator | DiffusionGenerator, clip: dict, device: str = "cpu"
-    ) -> None:
-        if isinstance(generator, DiffusionGenerator):
+    def __init__(self, tokenizer: Tokenizer, generator: Generator, clip: dict, device: str = "cpu") -> None:
+        if generator.of_latents:
             if tokenizer.quantizer.dim != generator.channels:
                 raise ValueError(
                     f"the generator speaks {generator.channels} channels of latents and the tokenizer has "
@@ -53,7 +56,7 @@ class VideoGenerator:
                 f"{tokenizer.codebook_size}: use the tokenizer that the generator was trained with"
             )
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
-        self.clip, self.device = clip, torch.device(device)
+        self.clip, self.device, self.compiled = clip, torch.device(device), False
         # tokens to latents and back
         self.code = tokenizer.quantizer if tokenizer.codebook_size else Numbers(tokenizer.quantizer.dim, self.device)
 
@@ -92,7 +95,7 @@ class VideoGenerator:
             inputs: the clips (3, t, h, w) in [-1, 1] that the task takes.
             mask: of inpaint: bool (t, h, w) or (1, h, w) in pixels, True where to make anew.
             strength, forget: of edit: the share that is forgotten, and which: "unlikely" or "random";
-                None: the unlikely ones, with a generator of latents, which knows no likelihoods, random ones.
+                None: the unlikely ones, but random ones where the generator knows no likelihoods.
             window: frames that are made at once, of a longer video; None: what the task is best done with.
             sampling: see ``fill``.
         """
@@ -160,13 +163,15 @@ class VideoGenerator:
         Args:
             steps: calls of the network a sample (twice as many forward passes with guidance).
             guidance: scale of classifier-free guidance; 1 is none.
-            order: which cells come first; None: Halton.
+            order: which cells come first, of a generator that was trained with masks; None: Halton.
             temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other. Two
                 numbers: of the first step and of the last.
-            revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
+            revisions: calls after the last step, each of which makes a third of the frames anew, told the others; of
+                a generator that was trained with masks.
             refresh: of so many calls one computes all positions, and the others only those that matter most; 1: every
                 call, which is exact. See ``generator.caching``.
-            solver: of a generator of latents, for which all but steps and guidance means nothing; None: Euler.
+            solver: of a generator of latents, to which temperature, refresh and all from ``top_k`` on mean nothing;
+                None: Euler.
             batch_size: samples at a time.
             progress: called with the number of samples done after each batch.
             window: latent frames at a time: a longer canvas is filled in windows that overlap by half, each told the
@@ -176,14 +181,21 @@ class VideoGenerator:
             schedule, top_k, top_p, remask, lean: see ``generator.samplers.sample``.
         """
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-        if guidance.rescale and isinstance(self.generator, DiffusionGenerator):
+        if guidance.rescale and self.generator.of_latents:
             raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
         spans = tasks.windows(canvas.tokens.shape[1], window, backwards, canvas.middle)
-        order, filled = order or Halton(), []
+        order, solver, filled = order or Halton(), solver or Euler(), []
         if refresh > 1 and not order.blind:
             raise ValueError(
                 f"refresh is {refresh}, and {type(order).__name__} has to see all cells before it knows which come "
                 "first: use the order halton or random, or refresh 1"
+            )
+        if refresh > 1 and self.compiled:
+            raise ValueError(f"refresh is {refresh}, and a compiled model computes all positions in every call: use 1")
+        if isinstance(self.generator, MaskedLatentsGenerator) and not order.blind:
+            raise ValueError(
+                f"{type(order).__name__} asks how likely tokens are, and a generator of latents does not know: use the "
+                "order halton or random"
             )
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
@@ -193,10 +205,7 @@ class VideoGenerator:
                 if piece.known.all():
                     continue
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
-                if isinstance(self.generator, DiffusionGenerator):
-                    latents = self.flow(piece, texts[rows], draws, steps, guidance, solver or Euler(), fps)
-                    tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
-                else:
+                if isinstance(self.generator, MaskedGenerator):
                     predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps, draft=piece.draft)
                     tokens = sample(
                         predict,
@@ -212,6 +221,17 @@ class VideoGenerator:
                         remask,
                         lean or refresh > 1,
                     )
+                elif isinstance(self.generator, UniformGenerator):
+                    predict = self.denoiser(piece, texts[rows], guidance, fps)
+                    digits = self.generator.digits
+                    tokens = denoise(predict, piece, draws, digits, steps, schedule, temperature, top_k, top_p)
+                elif isinstance(self.generator, DiffusionGenerator):
+                    latents = self.flow(piece, texts[rows], draws, steps, guidance, solver, fps)
+                    tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
+                else:
+                    how = (steps, guidance, order, revisions, schedule, solver, fps)
+                    latents = self.masked_latents(piece, texts[rows], draws, *how)
+                    tokens = torch.where(piece.known, piece.tokens, self.code.nearest(latents))
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
             if progress:
@@ -250,12 +270,34 @@ class VideoGenerator:
         told = ask(self.generator.read(texts, drop=silent))
         return guided(guidance, told, apart(told, ask(self.generator.read(texts, drop=untold))))
 
+    def denoiser(self, canvas: Canvas, texts: list[str], guidance: Guidance, fps: float | None = None) -> Denoiser:
+        """The function that ``denoise`` is given, of a generator of noisy tokens; the text is read once."""
+        rate, memory, null = self._fps(fps), *self._memories(texts)
+
+        def predict(tokens: Tensor, level: float, progress: float) -> list[Callable[[Tensor], Tensor]]:
+            levels = torch.full((len(tokens),), level, device=tokens.device)
+
+            def network(text: TextMemory) -> Network:
+                return lambda tokens, where: self.generator(tokens, ~where, levels, text, canvas.middle, rate)
+
+            told = network(memory)
+            return guided(guidance, told, apart(told, network(null)))(tokens, ~canvas.known, progress)
+
+        return predict
+
     def compile(self) -> "VideoGenerator":
         """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
-        samples of one size: each new size is compiled anew."""
+        samples of one size: each new size is compiled anew. Not with ``refresh``, whose sizes change from call to call.
+        """
         check_compiler(self.device)
+        self.compiled = True
         self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
         return self
+
+    def _memories(self, texts: list[str]) -> tuple[TextMemory, TextMemory]:
+        """What the transformer attends to with the texts, and without."""
+        untold = torch.ones(len(texts), dtype=torch.bool)
+        return self.generator.read(texts), self.generator.read(texts, drop=untold)
 
     def _fps(self, given: float | None) -> Tensor:
         return torch.tensor([given or self.clip.get("fps") or 8.0], device=self.device)
@@ -287,8 +329,7 @@ class VideoGenerator:
             times = torch.full((len(x),), time, device=x.device)
             return self.generator(x, canvas.known, times, memory, canvas.middle, rate)
 
-        memory = self.generator.read(texts)
-        null = self.generator.read(texts, drop=torch.ones(len(texts), dtype=torch.bool))
+        memory, null = self._memories(texts)
 
         def velocity(x: Tensor, time: float) -> Tensor:
             scale = guidance.at(1 - time)
@@ -297,6 +338,47 @@ class VideoGenerator:
             return guide(told(memory, x, time), told(null, x, time), scale)
 
         return velocity
+
+    @torch.no_grad()
+    def masked_latents(
+        self,
+        canvas: Canvas,
+        texts: list[str],
+        seeds: list[int],
+        steps: int,
+        guidance: Guidance,
+        order: Order,
+        revisions: int,
+        schedule: Schedule | None,
+        solver: Solver,
+        fps: float | None = None,
+    ) -> Tensor:
+        """Latents (b, d, t, h, w) for a canvas, by a generator of masked latents; not yet the nearest codes.
+
+        The sampler is that of tokens; what it fills in are the numbers of the vectors that have been drawn.
+        """
+        numbers = Numbers(self.generator.channels, self.device)
+        clean = self.code.lookup(canvas.tokens.masked_fill(~canvas.known, 0))
+        canvas = replace(canvas, tokens=numbers.nearest(self.generator.normalise(clean)))
+        rate, memory, null = self._fps(fps), *self._memories(texts)
+
+        def predict(tokens: Tensor, where: Tensor, progress: float) -> Velocity:
+            known = tokens != canvas.mask_id
+            latents, scale = numbers.lookup(tokens.masked_fill(~known, 0)), guidance.at(progress)
+
+            def velocity(text: TextMemory) -> Velocity:
+                condition = self.generator(latents, known, where, text, canvas.middle, rate)
+                return lambda x, time: self.generator.head(x, x.new_full((len(x),), time), condition)
+
+            told = velocity(memory)
+            if scale == 1:
+                return told
+            untold = velocity(null)
+            return lambda x, time: guide(told(x, time), untold(x, time), scale)
+
+        draw = drawing(numbers, solver)
+        filled = sample(predict, canvas, seeds, order, steps, schedule, revisions=revisions, lean=True, draw=draw)
+        return self.generator.denormalise(numbers.lookup(filled))
 
     @torch.no_grad()
     def likelihood(self, tokens: Tensor, text: str, parts: int = 4, fps: float | None = None) -> Tensor:

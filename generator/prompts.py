@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import shapes
-from data.writers import Endpoint, Guarded, Request, Writer, one_line
+from data import hub, shapes
+from data.writers import Endpoint, Guarded, Request, Writer
 
 INSTRUCTION = (
     "You lengthen short captions of videos to one longer sentence. Repeat the caption word for word: its subjects, "
@@ -248,24 +248,17 @@ def news(more: str, text: str) -> str:
 
 def _load(model: str) -> tuple:
     """The tokenizer and the language model of a folder, a hub id or a .gguf file."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("language models need transformers: pip install tessera-video[text]") from error
-    place, options = model, {"use_safetensors": True}
+    place, file = model, {}
     if model.endswith(".gguf"):
         if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
             raise ValueError(f"{model}: .gguf files need gguf and accelerate: pip install tessera-video[gguf]")
-        place, options = str(Path(model).parent), {"gguf_file": Path(model).name}
-    try:
-        config = transformers.AutoConfig.from_pretrained(place, **({} if "use_safetensors" in options else options))
-        dtype = torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
-        network = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
-        options.pop("use_safetensors", None)
-        return transformers.AutoTokenizer.from_pretrained(place, **options), network
-    except Exception as error:  # OSError, ValueError, SafetensorError, bare ones from Rust: files fail in many ways
-        raise ValueError(
-            f"language model {model!r} cannot be loaded ({one_line(error)}): expected 'template', the URL of a server, "
-            "a folder with config.json, model.safetensors and a tokenizer, a .gguf file, or a hub id such as "
-            "'HuggingFaceTB/SmolLM2-360M-Instruct'"
-        ) from error
+        place, file = str(Path(model).parent), {"gguf_file": Path(model).name}
+    expected = (
+        "'template', the URL of a server, a folder with config.json, model.safetensors and a tokenizer, a .gguf file, "
+        "or a hub id such as 'HuggingFaceTB/SmolLM2-360M-Instruct'"
+    )
+    with hub.loading("language model", model, expected) as transformers:
+        config = transformers.AutoConfig.from_pretrained(place, **file)
+        safe = file or {"use_safetensors": True}
+        network = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=hub.dtype(config), **safe)
+        return transformers.AutoTokenizer.from_pretrained(place, **file), network

@@ -61,6 +61,27 @@ def draw_puzzle(
     return Puzzle(shown.masked_fill(hidden.to(tokens.device), mask_id), asked.to(tokens.device), weights)
 
 
+def draw_clean(
+    b: int,
+    grid: tuple[int, int, int],
+    rng: torch.Generator,
+    schedule: Schedule,
+    known_share: float,
+    mixture: Mapping[str, float] | None = None,
+) -> Tensor:
+    """What of b noisy clips is known and stays clean, bool (b, t, h, w) on the CPU; masks show as much by themselves.
+
+    Args:
+        known_share: of the clips, of which random cells are known, as many as ``schedule`` does not mask.
+        mixture: of conditionings, in place of both.
+    """
+    if mixture:
+        return draw_known(mixture, b, grid, rng)
+    ratios = schedule(torch.rand(b, generator=rng))
+    ratios = torch.where(torch.rand(b, generator=rng) < known_share, ratios, 1.0)
+    return ~random_masks((b, *grid), ratios, rng)
+
+
 def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator, known: Tensor | None = None) -> Tensor:
     """Masks (b, t, h, w), True where hidden: a share of the cells that are not known, at least one where there is one.
 

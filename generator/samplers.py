@@ -22,6 +22,7 @@ from vq.quantizers import from_digits
 Predictions = list[Callable[[Tensor], Tensor]]
 # tokens (b, t, h, w), where (b, t, h, w) and the share of the steps that are done, in [0, 1]
 Predict = Callable[[Tensor, Tensor, float], Predictions]
+Draw = Callable[..., tuple[Tensor, ...]]  # arguments and results of ``draw_tokens``, whatever ``predict`` gives
 
 
 @torch.no_grad()
@@ -38,6 +39,7 @@ def sample(
     top_p: float = 1.0,
     remask: float = 0.0,
     lean: bool = False,
+    draw: Draw | None = None,
 ) -> Tensor:
     """Fills a canvas: known tokens stay, each other cell is committed, once unless it is forgotten, no mask is left.
 
@@ -63,12 +65,13 @@ def sample(
         remask: share of the committed cells that each step forgets, the unlikely ones rather than others.
         lean: ask only for the cells that a step commits, where the order knows them beforehand: the same distribution
             with fewer logits and draws, and therefore other samples.
+        draw: how cells are drawn from what ``predict`` gives for them; None: tokens from logits, ``draw_tokens``.
 
     Returns: tokens (b, t, h, w) in [0, K).
     """
     if len(seeds) != len(canvas.tokens):
         raise ValueError(f"got {len(seeds)} seeds for {len(canvas.tokens)} samples: give one a sample")
-    schedule, lean = schedule or Cosine(), lean and order.blind
+    schedule, lean, draw = schedule or Cosine(), lean and order.blind, draw or draw_tokens
     first, last = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
     grid, device = tuple(canvas.tokens.shape[1:]), canvas.tokens.device
     rngs = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -97,7 +100,7 @@ def sample(
             cells = Cells(grid, progress, _noise(busy, masked, rngs))
             asked = _highest(order.scores(cells), masked, count)
         heat = last / 2 if revising else first + (last - first) * step / max(1, steps - 1)
-        drawn, *judged = _draw(predict(tokens, asked, progress), asked, rngs, heat, top_k, top_p, judge=not order.blind)
+        drawn, *judged = draw(predict(tokens, asked, progress), asked, rngs, heat, top_k, top_p, judge=not order.blind)
         commit = asked
         if not lean and not revising:
             told = (_on_grid(number, asked).flatten(1) for number in judged)
@@ -132,7 +135,7 @@ def _highest(scores: Tensor, cells: Tensor, count: Tensor) -> Tensor:
     return cells & (ranks < count[:, None]).view_as(cells)
 
 
-def _draw(
+def draw_tokens(
     predictions: Predictions,
     asked: Tensor,
     rngs: list[torch.Generator],

@@ -16,6 +16,7 @@ import torch
 import torch.nn as nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from data import hub
 from vq.config import Configurable
 
 
@@ -169,11 +170,11 @@ class PretrainedText(TextEncoder):
 
 def _load(model: str) -> tuple:
     """The tokenizer and the text encoder of a folder or hub id."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("frozen text encoders need transformers: pip install tessera-video[text]") from error
-    try:
+    expected = (
+        "a folder with config.json, model.safetensors and a tokenizer, or a hub id such as 'google/flan-t5-base', "
+        "which must have been downloaded before where HF_HUB_OFFLINE=1 is set or there is no network"
+    )
+    with hub.loading("frozen text encoder", model, expected) as transformers:
         config = transformers.AutoConfig.from_pretrained(model)
         if config.model_type == "clip":  # two towers in one checkpoint
             cls = transformers.CLIPTextModel
@@ -181,17 +182,9 @@ def _load(model: str) -> tuple:
             cls = transformers.AutoModelForTextEncoding
         else:
             cls = transformers.AutoModel
-        # T5 overflows in fp16; bf16 checkpoints stay as small as they are
-        dtype = torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
-        encoder = cls.from_pretrained(model, dtype=dtype, use_safetensors=True)
+        encoder = cls.from_pretrained(model, dtype=hub.dtype(config), use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(model, padding_side="right")
         # Where a folder has no tokenizer, transformers 5 makes one up that knows no words at all
         if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
             raise ValueError("no tokenizer is with it")
         return tokenizer, encoder
-    except Exception as error:  # OSError, ValueError, SafetensorError, bare ones from Rust: files fail in many ways
-        raise ValueError(
-            f"text encoder {model!r} cannot be loaded ({str(error).partition(chr(10))[0]}): expected a folder with "
-            "config.json, model.safetensors and a tokenizer, or a hub id such as 'google/flan-t5-base', which must "
-            "have been downloaded before where HF_HUB_OFFLINE=1 is set or there is no network"
-        ) from error

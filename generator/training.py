@@ -1,4 +1,7 @@
-"""Training the generators: tokens of a frozen tokenizer are hidden and guessed, or latents emerge from noise."""
+"""Training the generators: tokens of a frozen tokenizer are hidden and guessed, or latents emerge from noise.
+
+The two between, noisy tokens and masked latents, stand in ``generator.bridges``.
+"""
 
 import lightning as L
 import torch
@@ -7,10 +10,10 @@ from torch import Tensor
 from data.module import Batch, collate
 from data.tokens import TokenCache
 from generator.backbone import TextMemory, VideoTransformer
-from generator.conditioning import checked, draw_known
+from generator.conditioning import checked
 from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
 from generator.masked import MaskedGenerator, masked_loss
-from generator.puzzles import draw_puzzle, random_masks
+from generator.puzzles import draw_clean, draw_puzzle, random_masks
 from generator.schedules import Cosine, Schedule
 from generator.text import Text, TextEncoder
 from generator.upscaling import Drafts
@@ -21,7 +24,7 @@ from vq.training import check_start, optimizer
 
 
 class FrozenTokenizer(L.LightningModule):
-    """Base of both: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all."""
+    """Base of all: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all."""
 
     compiled = False
 
@@ -47,12 +50,35 @@ class FrozenTokenizer(L.LightningModule):
                     "--text as in this run"
                 )
 
+    def _tokens(self, batch: Batch) -> Tensor:
+        return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
+
     def _text(self, batch: Batch, drop: Tensor | None = None) -> TextMemory:
         """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them."""
         if batch.words is None:
             return self.generator.read(batch.text, drop)
         places = torch.arange(batch.words.shape[1], device=batch.words.device)
         return self.generator.read(Text(batch.words, places < batch.word_counts[:, None]), drop)
+
+    def _piece(self, grid: Tensor, rng: torch.Generator, axis: int) -> tuple[Tensor, bool]:
+        """Of tokens or latents, whose latent frames lie along ``axis``: most often all of them, else the first, an
+        image, or all but the first, a piece from the middle of a video; and whether it is such a piece."""
+        drawn, frames = torch.rand((), generator=rng), grid.shape[axis]
+        if drawn < self.image_share:
+            return grid.narrow(axis, 0, 1), False
+        if drawn < self.image_share + self.middle_share and frames > 1:
+            return grid.narrow(axis, 1, frames - 1), True
+        return grid, False
+
+    @property
+    def asked_share(self) -> float:
+        """How often the heads are computed in a step, relative to its cells: 2 / pi with the cosine schedule."""
+        return self.schedule((torch.arange(1000) + 0.5) / 1000).mean().item()
+
+    def _report(self, stage: str, loss: Tensor, logs: dict[str, Tensor], clips: int | None = None) -> Tensor:
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=clips)
+        self.log_dict({f"{stage}/{name}": value for name, value in logs.items()}, batch_size=clips)
+        return loss
 
     def _rng(self, batch_idx: int) -> torch.Generator:
         """A generator for this step and process alone."""
@@ -163,16 +189,11 @@ class GeneratorTraining(FrozenTokenizer):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens, middle = self._tokens(batch), False
+        tokens = self._tokens(batch)
         draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
-        piece = torch.rand((), generator=rng)
-        if piece < self.image_share:
-            span = slice(1)
-        elif piece < self.image_share + self.middle_share and tokens.shape[1] > 1:
-            span, middle = slice(1, None), True
-        else:
-            span = slice(None)
-        tokens, draft = tokens[:, span], draft if draft is None else draft[:, span]
+        grids = torch.stack([tokens] if draft is None else [tokens, draft])
+        grids, middle = self._piece(grids, rng, axis=2)
+        tokens, draft = grids[0], draft if draft is None else grids[1]
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
         puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
         loss, logs = masked_loss(
@@ -187,9 +208,7 @@ class GeneratorTraining(FrozenTokenizer):
             batch.fps,
             draft,
         )
-        self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{k}": v for k, v in logs.items()})
-        return loss
+        return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same masks at every validation, so that the curve moves only when the model does."""
@@ -199,18 +218,36 @@ class GeneratorTraining(FrozenTokenizer):
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
         draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
         loss, logs = masked_loss(self.generator, tokens, mask, self._text(batch), fps=batch.fps, draft=draft)
-        self.log("val/loss", loss, batch_size=len(tokens), prog_bar=True)
-        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=len(tokens))
-
-    def _tokens(self, batch: Batch) -> Tensor:
-        return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
+        self._report("val", loss, logs, len(tokens))
 
     def configure_optimizers(self) -> dict:
         edges = ("embeddings", "previous", "join", "logits", "offset", "text.letters", "text.positions")
         return optimizer(self, self.generator, adamw=edges, decay=self.decay)
 
 
-class DiffusionTraining(FrozenTokenizer):
+class LatentTraining(FrozenTokenizer):
+    """Base of those that fit latents: a continuous tokenizer's, or the vectors that tokens stand for."""
+
+    TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if (self.generator.std != 1).any():  # of the checkpoint that this run goes on from
+            return
+        data = self.trainer.datamodule.train
+        examples = (data[i] for i in range(min(self.measured_clips, len(data))))
+        self.generator.measure([self._latents(collate([example]).to(self.device)) for example in examples])
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        if batch.latents is not None:
+            return batch.latents
+        if batch.tokens is None:
+            return self.tokenizer.latents(batch.video)
+        return self.tokenizer.quantizer.lookup(batch.tokens)
+
+
+class DiffusionTraining(LatentTraining):
     """Fits the continuous twin to the latents of a data set, or to the vectors that its tokens stand for.
 
     Args:
@@ -230,8 +267,6 @@ class DiffusionTraining(FrozenTokenizer):
             that is trained with the same seed.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
     """
-
-    TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
 
     def __init__(
         self,
@@ -264,39 +299,19 @@ class DiffusionTraining(FrozenTokenizer):
         self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
         self.measured_clips, self.seed = measured_clips, seed
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if (self.generator.std != 1).any():  # of the checkpoint that this run goes on from
-            return
-        data = self.trainer.datamodule.train
-        examples = (data[i] for i in range(min(self.measured_clips, len(data))))
-        self.generator.measure([self._latents(collate([example]).to(self.device)) for example in examples])
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        latents, middle = self._latents(batch), False
-        piece = torch.rand((), generator=rng)
-        if piece < self.image_share:
-            latents = latents[:, :, :1]
-        elif piece < self.image_share + self.middle_share and latents.shape[2] > 1:
-            latents, middle = latents[:, :, 1:], True
+        latents, middle = self._piece(self._latents(batch), rng, axis=2)
         b, grid = len(latents), tuple(latents.shape[2:])
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # times spread evenly over the batch (shifted by one draw) have less variance than independent ones
         u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
-        if self.mixture:
-            known = draw_known(self.mixture, b, grid, rng)
-        else:
-            ratios = self.schedule(torch.rand(b, generator=rng))
-            ratios = torch.where(torch.rand(b, generator=rng) < self.known_share, ratios, 1.0)
-            known = ~random_masks((b, *grid), ratios, rng)
+        known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture)
         noise = torch.randn(latents.shape, generator=rng)
         time = logit_normal(u, self.generator.shift)
         drawn = (x.to(self.device) for x in (known, time, noise))
         loss, logs = flow_loss(self.generator, latents, *drawn, self._text(batch, drop), middle, batch.fps)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{k}": v for k, v in logs.items()})
-        return loss
+        return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same times and noise at every validation, so that the curve moves only when the model does."""
@@ -307,16 +322,7 @@ class DiffusionTraining(FrozenTokenizer):
         time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
         drawn = (x.to(self.device) for x in (known, time, noise))
         loss, logs = flow_loss(self.generator, latents, *drawn, self._text(batch), fps=batch.fps)
-        self.log("val/loss", loss, batch_size=b, prog_bar=True)
-        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=b)
-
-    @torch.no_grad()
-    def _latents(self, batch: Batch) -> Tensor:
-        if batch.latents is not None:
-            return batch.latents
-        if batch.tokens is None:
-            return self.tokenizer.latents(batch.video)
-        return self.tokenizer.quantizer.lookup(batch.tokens)
+        self._report("val", loss, logs, b)
 
     def configure_optimizers(self) -> dict:
         edges = ("input", "output", "offset", "text.letters", "text.positions")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,6 +65,13 @@ TOY = {
 }
 
 
+BRIDGES = {
+    "noisy_tokens": {"recipe": str(ROOT / "configs/generator/uniform-demo.yaml"), "headline": {"steps": 2}},
+    "masked_latents": {"recipe": str(ROOT / "configs/generator/masked-latents-demo.yaml"), "headline": {"steps": 2}},
+}
+FOLDERS = ("tokens", "noisy-tokens", "masked-latents", "latents")
+
+
 EVALUATIONS = [4, 8, 12, 16, 24, 32, 50, 100]  # of docs/hypothesis.md
 
 
@@ -85,6 +93,21 @@ def test_recipes_say_what_they_are_and_keep_the_protocol(recipe, monkeypatch):
     changes = compare.merged(config.both, config.tokens.changes)["model"]["init_args"]
     assert all(Path(arm.recipe).is_file() for arm in (config.tokens, config.latents, config.tokenizer))
     assert changes["backbone"]["init_args"]["text_dim"] == changes["text"]["init_args"]["dim"]
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "shapes"])
+def test_the_bridges_lie_on_top_of_either_recipe(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    overlay = Path("configs/compare/overlays/bridges.yaml")
+    said = overlay.read_text().partition("bridges:")[0].lower()
+    assert "python compare.py -c configs/compare/shapes.yaml -c " + str(overlay) in said
+    assert all(word in said for word in ("hardware", "time", "score"))
+    flags = ["-c", f"configs/compare/{recipe}.yaml", "--out", "out/compare"]
+    plain, config = compare.parse(flags)[1], compare.parse([*flags, "-c", str(overlay)])[1]
+    assert plain.between() == {} and replace(config, bridges=None) == plain
+    for arm in config.between().values():
+        assert Path(arm.recipe).is_file()
+        assert 2 * (arm.headline.steps + arm.headline.revisions) == 50  # as tokens, and one more than Heun's
 
 
 def test_the_command_in_the_readme():
@@ -178,6 +201,25 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(done, tmp_path, monkeypatch
     for multiple in (1, 4):
         weights = [load_file(f / f"out/latents/seed0/x{multiple}/generator.safetensors") for f in (done, tmp_path)]
         assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+
+
+def test_bridges_join_what_is_there(done, tmp_path, monkeypatch):
+    """Nothing of the two arms is done again, and H5 gets its numbers."""
+    shutil.copytree(done / "out", tmp_path / "out")
+    (tmp_path / "bridges.yaml").write_text(yaml.safe_dump({"bridges": BRIDGES}))
+    begun, fit = [], train.main
+    monkeypatch.setattr(train, "main", lambda command: begun.append(fit(command)))
+    compare.main([*args(tmp_path), "-c", str(tmp_path / "bridges.yaml")])
+    assert [type(cli.model).__name__ for cli in begun] == ["UniformTraining", "MaskedLatentsTraining"]
+    budgets = [json.loads((tmp_path / f"out/{name}/seed0/budget.json").read_text()) for name in FOLDERS]
+    assert all(b["steps"]["4"] == round(4 * TOY["c0"] / b["step_flops"]) for b in budgets)
+    assert budgets[1]["parameters"] == budgets[0]["parameters"]  # a mark is a mark
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    (verdict,) = [v for v in results["verdicts"] if v["claim"].startswith("H5")]
+    assert verdict["word"] == "numbers only" and "effect of the code" in verdict["because"]
+    assert results["attribution"]["code"]["low"] <= results["attribution"]["code"]["value"]
+    text = (tmp_path / "out/report.md").read_text()
+    assert "Is it the code, or the corruption?" in text and "| noisy tokens |" in text and "masked-latents-4x-1" in text
 
 
 def test_exports_are_averages_at_a_rate_that_does_not_fall(done):

@@ -13,8 +13,10 @@ from data.video import read_clip
 from data.writing import write_clip
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator
+from generator.masked_latents import MaskedLatentsGenerator
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
+from generator.uniform import UniformGenerator
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_prompt_becomes_a_file_and_a_record(model, tmp_path, suffix):
 def test_a_folder_gets_a_file_a_sample_and_seeds_belong_to_samples(model, tmp_path):
     paths = run(model, tmp_path / "many", "--prompt", "a", "--prompt", "b", "--num", "3", "--seed", "1")
     assert len(paths) == 6 and all(p.is_file() for p in paths)
-    (alone,) = run(model, tmp_path / "one.mp4", "--prompt", "b", "--seed", "2", "--batch-size", "1")
+    (alone,) = run(model, tmp_path / "one.mp4", "--prompt", "b", "--seed", "2", "--batch_size", "1")
     assert torch.equal(read_clip(alone)[0], read_clip(paths[4])[0])
 
 
@@ -67,9 +69,9 @@ def test_knobs_of_the_sampler(model, tmp_path):
         return read_clip(path)[0], json.loads(path.with_suffix(".json").read_text())["settings"]
 
     default, _ = video()
-    same = ("--temperature", "0.7", "0.7", "--top-p", "1", "--guidance-interval", "0", "1", "--refresh", "1")
+    same = ("--temperature", "0.7", "0.7", "--top_p", "1", "--guidance-interval", "0", "1", "--refresh", "1")
     assert torch.equal(video(*same)[0], default)
-    for knob in ("--temperature 2 0.1", "--top-k 1", "--top-p 0.1", "--guidance-interval 0.5 0.9", "--remask 0.5"):
+    for knob in ("--temperature 2 0.1", "--top_k 1", "--top_p 0.1", "--guidance_interval 0.5 0.9", "--remask 0.5"):
         other, settings = video(*knob.split())
         assert not torch.equal(other, default)
         assert [settings[knob.split()[0][2:].replace("-", "_")]] in ([[2, 0.1]], [1], [0.1], [[0.5, 0.9]], [0.5])
@@ -230,12 +232,12 @@ def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, 
         (["--height", "0"], "height 0 does not fit 8x compression: use 8"),
         (["--frames", "0"], "0 frames do not fit 4x compression in time: use 1 or 5"),
         (["--num", "0"], "--num is 0, expected at least 1"),
-        (["--top-k", "0"], "--top-k is 0, expected at least 1"),
-        (["--top-p", "1.5"], "--top-p is 1.5, expected a share"),
+        (["--top_k", "0"], "--top_k is 0, expected at least 1"),
+        (["--top_p", "1.5"], "--top_p is 1.5, expected a share"),
         (["--remask", "-1"], "--remask is -1.0, expected a share"),
         (["--temperature", "1", "-1"], r"--temperature is \[1.0, -1.0\], expected one or two numbers"),
         (["--temperature", "1", "1", "1"], "expected one or two numbers"),
-        (["--guidance-interval", "0.9", "0.1"], "guidance from 0.9 to 0.1: expected shares of the steps"),
+        (["--guidance_interval", "0.9", "0.1"], "guidance from 0.9 to 0.1: expected shares of the steps"),
         (["--refresh", "0"], "--refresh is 0, expected at least 1"),
         (["--refresh", "2", "--sampler", "margin"], "refresh is 2, and Margin has to see all cells"),
         (["--refresh", "2", "--compile"], "--compile and --refresh do not go together"),
@@ -300,12 +302,46 @@ def test_the_continuous_twin_takes_every_task_and_its_own_solvers(twin, clip, tm
     assert settings["sampler"] == "euler"
 
 
-def test_flags_of_the_other_generator_are_refused(twin, model, clip, tmp_path):
+@pytest.fixture
+def bridges(tokenizer, tmp_path) -> list[str]:
+    """Models of noisy tokens and of masked latents."""
+    parts = (VideoTransformer(dim=32, depth=1, heads=2, text_dim=16), ByteText(dim=16, depth=1))
+    models = {"noisy": UniformGenerator(*parts, 125), "masked": MaskedLatentsGenerator(*parts, channels=3)}
+    for name, generator in models.items():
+        VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / name)
+    return [str(tmp_path / name) for name in models]
+
+
+def test_the_bridges_take_tasks_and_what_they_understand(bridges, clip, tmp_path):
+    video, still = str(clip / "clip.mp4"), str(clip / "still.png")
+    noisy, masked = bridges
+    for i, (source, args) in enumerate(
+        (
+            (noisy, ["--temperature", "1", "0.5", "--top_k", "9", "--top_p", "0.9"]),
+            (noisy, ["--task", "image2video", "--input", still]),
+            (noisy, ["--task", "loop", "--frames", "12", "--guidance", "1"]),
+            (noisy, ["--task", "edit", "--input", video]),
+            (masked, ["--sampler", "random", "--revisions", "1"]),
+            (masked, ["--task", "extend-back", "--input", video, "--frames", "17", "--revisions", "0"]),
+            (masked, ["--task", "inpaint", "--input", video, "--mask", "0,0,8,8", "--revisions", "0"]),
+        )
+    ):
+        (path,) = run(source, tmp_path / f"{i}.gif", "--prompt", "a", *args)
+        assert read_clip(path)[0].shape[2:] == (16, 24)
+
+
+def test_flags_of_the_other_generator_are_refused(twin, model, bridges, clip, tmp_path):
+    noisy, masked = bridges
     for source, args, words in (
+        (noisy, ["--sampler", "halton"], "generates tokens out of noise: --sampler halton is none of euler"),
+        (noisy, ["--remask", "0.1"], "generates tokens out of noise: --remask means nothing to it, leave it out"),
+        (masked, ["--sampler", "margin"], "generates latents behind masks: --sampler margin is none of halton, random"),
+        (masked, ["--top_k", "3"], "generates latents behind masks: --top_k means nothing to it, leave it out"),
+        (masked, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
         (twin, ["--sampler", "halton"], "generates latents: --sampler halton is none of euler, heun, sde"),
         (twin, ["--task", "edit", "--input", str(clip / "clip.mp4"), "--forget", "unlikely"], "forget random ones"),
-        (twin, ["--revisions", "3"], "generates latents: --revisions is for generators of tokens"),
-        (twin, ["--temperature", "1"], "generates latents: --temperature is for generators of tokens"),
+        (twin, ["--revisions", "3"], "generates latents: --revisions means nothing to it, leave it out"),
+        (twin, ["--temperature", "1"], "generates latents: --temperature means nothing to it, leave it out"),
         (model, ["--sampler", "heun"], "generates tokens: --sampler heun is none of halton, confidence, random"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -12,12 +12,15 @@ import yaml
 
 import train
 from data.commands import in_words
+from data.module import collate
 from data.shapes import Shapes
 from data.tokens import TokenCache
 from data.writing import write_clip
-from generator import training
+from generator import bridges, training
+from generator.backbone import VideoTransformer
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
+from generator.text import ByteText
 from generator.upscaling import enlarge, shrink
 from vq import encode, pretrained
 from vq.config import build
@@ -365,7 +368,28 @@ def test_a_checkpoint_reloads_to_the_same_model(recipe, on_tokens, tmp_path):
     exported = VideoGenerator.from_pretrained(tmp_path / "model")
     checkpoint = VideoGenerator.from_pretrained(tmp_path / "checkpoints" / "last.ckpt")
     assert exported.clip == checkpoint.clip == {"frames": 9, "height": 32, "width": 32, "fps": 8}
-    assert torch.equal(exported("a red circle", seed=3), checkpoint("a red circle", seed=3))
+    how = {"seed": 3, "steps": 4, "revisions": 1}
+    assert torch.equal(exported("a red circle", **how), checkpoint("a red circle", **how))
+
+
+def test_what_is_masked_or_known_is_the_same_in_both_arms_of_a_seed(tokenizer, on_tokens, monkeypatch):
+    """Tokens and masked latents are hidden alike; of the twin and of noisy tokens the same cells are known."""
+    seen, cache = {}, TokenCache(on_tokens[3])
+    batch = collate([cache[i] for i in range(12)])
+
+    def cells_of(module, kind, loss, place):
+        """Of the first step, where the loss's argument says."""
+        model = kind(str(tokenizer), VideoTransformer(32, 1, 2, 16), ByteText(16))
+        monkeypatch.setattr(module, loss, lambda *given, **options: (seen.update({loss: given[place]}), {}))
+        monkeypatch.setattr(model, "_report", lambda *_: None)
+        model.training_step(batch, 0)
+        return seen[loss]
+
+    hidden = cells_of(training, training.GeneratorTraining, "masked_loss", 2)
+    assert torch.equal(hidden, cells_of(bridges, bridges.MaskedLatentsTraining, "masked_latents_loss", 2))
+    known = cells_of(training, training.DiffusionTraining, "flow_loss", 2)
+    assert torch.equal(known, cells_of(bridges, bridges.UniformTraining, "uniform_loss", 3))
+    assert hidden.any() and known.any() and not (known.all() or hidden.all())
 
 
 def test_the_twin_measures_the_channels_of_its_data(tokenizer, on_tokens, tmp_path):

@@ -8,9 +8,12 @@ import torch
 from evaluation.bootstrap import Interval
 from evaluation.claims import (
     Arm,
+    Attribution,
     Found,
+    discreteness,
     judge,
     matched_quality,
+    measure_attribution,
     measure_cost,
     measure_scaling,
     sampling_cost,
@@ -66,6 +69,22 @@ def test_scaling_slope(difference, stalled, word):
     assert scaling_slope(difference and between(*difference), 0.4, stalled) == word
 
 
+@pytest.mark.parametrize(
+    "difference, excess, word",
+    [
+        ((0.1, 0.3), (0.1, 0.2), "supported"),
+        ((-0.3, -0.1), (0.1, 0.2), "supported"),  # whoever is better, the code is what does it
+        ((0.1, 0.3), (-0.2, -0.1), "refuted"),
+        ((0.1, 0.3), (-0.1, 0.2), "inconclusive"),
+        ((-0.01, 0.3), (0.1, 0.2), "inconclusive"),  # there is nothing to attribute
+        ((-0.01, 0.3), (-0.2, -0.1), "inconclusive"),
+    ],
+)
+def test_discreteness(difference, excess, word):
+    nothing = between(0, 0)
+    assert discreteness(Attribution(between(*difference), nothing, nothing, between(*excess))) == word
+
+
 def test_stalls_are_counted_where_the_twin_improves():
     rising, flat = (
         torch.tensor([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]),
@@ -94,7 +113,7 @@ BAD = arm([0.95 - 0.8 * m**-0.15 for m in MULTIPLES], [0.2, 0.3, 0.5, 0.8])
 
 def verdicts(found: Found) -> dict[str, str]:
     scaling, ratios = measure_scaling(found, 1000), measure_cost(found, 1000)
-    return {verdict.claim[:2]: verdict.word for verdict in judge(found, scaling, ratios)}
+    return {v.claim[:2]: v.word for v in judge(found, scaling, ratios, measure_attribution(found, 1000))}
 
 
 def test_a_better_arm_of_tokens_is_found_supported_and_the_other_way_round_refuted():
@@ -127,3 +146,33 @@ def test_the_share_of_a_single_run_has_wilsons_interval():
     scaling = measure_scaling(Found(MULTIPLES, never, never, torch.zeros(256, dtype=torch.bool)), 100)
     assert scaling.shares[0][0].low == 0 < scaling.shares[0][0].high < 0.02
     assert scaling.slopes is None and scaling.used == []  # no error is left to fall
+
+
+def cells(shares: list[float], k: int = 3) -> Found:
+    """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
+    a, b, c, d = (arm([share], [share] * 4, k=k) for share in shares)
+    return Found([32], a, d, CEILING, tuned=True, bridges=(b.scaling[-1], c.scaling[-1]))
+
+
+@pytest.mark.parametrize(
+    "shares, word",
+    [
+        ([0.8, 0.8, 0.4, 0.4], "supported"),  # A and B, the tokens, are alike
+        ([0.4, 0.4, 0.8, 0.8], "supported"),
+        ([0.8, 0.4, 0.8, 0.4], "refuted"),  # A and C, what is masked
+        ([0.8, 0.6, 0.6, 0.4], "inconclusive"),  # as much the one as the other
+        ([0.6, 0.9, 0.3, 0.6], "inconclusive"),  # A and D are alike
+    ],
+)
+def test_what_makes_the_difference(shares, word):
+    found = cells(shares)
+    assert verdicts(found)["H5"] == word
+    assert verdicts(cells(shares, k=2))["H5"] == "numbers only"
+    attribution, (a, b, c, d) = (
+        measure_attribution(found, 1000),
+        (hits.float().mean().item() for hits in (found.tokens.scaling, *found.bridges, found.latents.scaling)),
+    )
+    code, corruption = (a - c + b - d) / 2, (a - b + c - d) / 2
+    measured = [getattr(attribution, name).value for name in ("difference", "code", "corruption", "excess")]
+    assert measured == pytest.approx([a - d, code, corruption, abs(code) - abs(corruption)], abs=1e-6)
+    assert attribution.difference.low == measure_scaling(found, 1000).differences[-1].low  # the same draws

@@ -105,3 +105,23 @@ def test_orders_that_must_see_all_cells_are_refused(tokenizer, generator):
     canvas = tasks.text2video(GRID, K)
     with pytest.raises(ValueError, match="refresh is 2, and Confidence has to see all cells"):
         pipeline.fill(canvas, ["a"], [0], order=Confidence(), refresh=2)
+
+
+def test_only_refresh_changes_the_shapes_of_the_transformer(tokenizer, generator):
+    """Which is why all else may be compiled into CUDA graphs."""
+    pipeline, shapes = VideoGenerator(tokenizer, generator, CLIP), set()
+    generator.backbone.blocks[0].register_forward_pre_hook(lambda block, given: shapes.add(tuple(given[0].shape)))
+    canvas = tasks.text2video(GRID, K).repeat(2)
+    for options in ({"lean": True}, {"order": Confidence(), "remask": 0.3}, {"guidance": 1.0, "steps": 3}):
+        pipeline.fill(canvas, TEXTS, [0, 5], **{"steps": 6, "revisions": 3} | options)
+    assert shapes == {(2, 72, 32)}
+    pipeline.fill(canvas, TEXTS, [0, 5], steps=6, revisions=3, refresh=3)
+    assert len(shapes) > 2
+
+
+def test_a_compiled_model_refuses_refresh(tokenizer, generator, monkeypatch):
+    monkeypatch.setattr("generator.pipeline.check_compiler", lambda device: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: None)
+    pipeline = VideoGenerator(tokenizer, generator, CLIP).compile()
+    with pytest.raises(ValueError, match="refresh is 3, and a compiled model computes all positions"):
+        pipeline.fill(tasks.text2video(GRID, K), ["a"], [0], refresh=3)

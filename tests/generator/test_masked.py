@@ -3,7 +3,7 @@ import torch
 
 from generator.backbone import VideoTransformer, attend, rate_and_size, rotary, rotate
 from generator.guidance import guide
-from generator.masked import MaskedGenerator, masked_loss
+from generator.masked import Head, MaskedGenerator, masked_loss
 from generator.puzzles import random_masks
 from generator.text import ByteText
 from vq.config import build
@@ -125,6 +125,28 @@ def test_a_digit_is_told_those_before_it_and_no_other():
         other[:, i] = (other[:, i] + 1) % model.digits[i]
         changed = [not torch.equal(p(digits), p(other)) for p in predictions]
         assert changed == [j > i for j in range(3)]
+
+
+def test_values_share_what_is_learnt_of_their_parts():
+    torch.manual_seed(0)
+    head, cells = Head(8, (3, 4, 2)), torch.randn(5, 8)
+    levels = to_digits(torch.arange(24), (3, 4, 2))
+    head(cells)[:, 7].sum().backward()  # 7 is the levels 1, 2 and 0
+    for table in head.shared_logits:
+        touched = table.grad.abs().sum(-1) > 0
+        alike = [
+            all(size == 1 or i == j for size, i, j in zip(touched.shape, index, (0, 2, 1), strict=True))
+            for index in torch.cartesian_prod(*map(torch.arange, touched.shape)).tolist()
+        ]
+        assert touched.flatten().tolist() == alike
+    for table in head.shared_logits:
+        torch.nn.init.normal_(table)
+    hidden = torch.cat([cells + head.down(torch.nn.functional.silu(head.up(head.norm(cells)))), torch.ones(5, 1)], 1)
+    for value, (a, b, c) in enumerate(levels.tolist()):
+        at = (c, b, a)
+        rows = [t[tuple(min(i, size - 1) for i, size in zip(at, t.shape, strict=False))] for t in head.shared_logits]
+        torch.testing.assert_close(head(cells)[:, value], hidden @ sum(rows))
+    assert len(head.shared_logits) == 6 and not Head(8, (24,)).shared_logits and len(Head(8, (6, 4)).shared_logits) == 2
 
 
 def test_cells_of_a_patch_are_masked_and_asked_for_by_themselves():
