@@ -118,7 +118,9 @@ def main(args: list[str] | None = None) -> list[Path]:
     model = VideoGenerator.from_pretrained(options.model, device)
     if options.compile:
         model.compile()
-    fps = options.fps or model.clip["fps"] or 8.0
+    # what is enlarged keeps its rate
+    own = probe(options.input[0]).fps if options.task == "upscale" else model.clip["fps"]
+    fps = options.fps or own or 8.0
     how, typed = sampling(options, model), options.prompt
     if options.expand:
         options.prompt = expand(typed, options.expand, options.seed, device)
@@ -225,7 +227,7 @@ def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
 
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:
-    """Reads the inputs, at the size of the output; what outpaint puts a border around keeps its own."""
+    """Reads the inputs, at the size of the output; what outpaint and upscale are given keeps its own."""
     given = {axis: getattr(options, axis) for axis in ("frames", "height", "width")}
     size = {axis: model.clip[axis] if asked is None else asked for axis, asked in given.items()}
     frames = size.pop("frames")
@@ -239,6 +241,8 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> J
         if options.task == "outpaint":
             info = probe(path)
             size = {"height": max(fs, info.height // fs * fs), "width": max(fs, info.width // fs * fs)}
+        if options.task == "upscale":
+            wanted, size = options.frames, {"height": None, "width": None}
         clips.append(read_clip(path, frames=wanted, **size, fps=fps)[0])
     return model.job(
         options.task,

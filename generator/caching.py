@@ -68,8 +68,10 @@ class Pass:
         middle: bool = False,
         refresh: int = 1,
         fps: Tensor | None = None,
+        draft: Tensor | None = None,
     ) -> None:
         self.model, self.text, self.middle, self.refresh, self.fps = model, text, middle, refresh, fps
+        self.draft = draft
         self.cache = Cache() if refresh > 1 else None
         self.calls = 0
 
@@ -78,7 +80,7 @@ class Pass:
             full = self.calls % self.refresh == 0
             self.cache.positions = None if full else self.positions(where | (tokens != self.seen))
             self.seen, self.calls = tokens, self.calls + 1
-        return self.model(tokens, where, self.text, self.middle, self.fps, self.cache)
+        return self.model(tokens, where, self.text, self.middle, self.fps, self.cache, self.draft)
 
     def positions(self, active: Tensor) -> Tensor:
         """The transformer's positions (b, a) of the active cells (b, t, h, w). Where a sample has fewer than another,

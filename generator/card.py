@@ -25,6 +25,19 @@ python sample.py --model {source} --prompt "{prompt}" --out clip.mp4
 ```
 """
 
+USE_UPSCALER = """\
+```python
+from generator.pipeline import VideoGenerator
+
+upscaler = VideoGenerator.from_pretrained("{source}")
+larger = upscaler.upscale(videos, "{prompt}")  # videos (b, 3, t, h, w) in [-1, 1], {times} times as high and wide
+```
+
+```
+python sample.py --model {source} --task upscale --input small.mp4 --prompt "{prompt}" --out large.mp4
+```
+"""
+
 READING = "Shares stand with their 95% intervals, other means with their standard errors (±)."
 
 
@@ -55,12 +68,14 @@ def model_card(
         "tags": ["tessera", "text-to-video", "video-tokenizer", "masked-generation" if masked else "diffusion"],
     }
     prompt = first_prompt(recipe) or "a red circle moves right"
+    times = getattr(model.generator, "upscale", 1)
+    use = USE_UPSCALER if times > 1 else USE
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {name}",
         "Text to video: a causal 3D tokenizer and a text-conditioned transformer, in one folder of `config.yaml` and "
         "safetensors.",
-        USE.format(source=source, prompt=prompt, **model.clip).rstrip(),
+        use.format(source=source, prompt=prompt, times=times, **model.clip).rstrip(),
         "## Model",
         table(["", ""], [[about, value] for about, value in facts(model).items()]),
         "## Training",

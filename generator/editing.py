@@ -16,6 +16,7 @@ from torch import Tensor
 
 from generator import tasks
 from generator.tasks import Canvas
+from generator.upscaling import enlarge
 
 if TYPE_CHECKING:
     from generator.jobs import Job
@@ -108,6 +109,13 @@ def story(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     return canvas.tokens
 
 
+def upscale(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
+    """The clip in pixels becomes a draft as large as the output; nothing of it is known for certain."""
+    frames, *size = model.tokenizer.pixel_shape(*job.grid)
+    draft = model.encode(enlarge(whole(model, job.clips[0])[:, :, :frames], *size))
+    return fill(tasks.upscale(draft, model.mask_id))
+
+
 @dataclass(frozen=True)
 class Task:
     """``run(model, job, fill) -> tokens`` and what it asks for.
@@ -141,6 +149,7 @@ TASKS: dict[str, Task] = {
     "story": Task(
         story, "one video of several --prompt, one after the other", 0, ("text", "prefix"), True, prompt=True
     ),
+    "upscale": Task(upscale, "enlarges --input, by a model that is trained for nothing else", 1, ("draft",), True),
 }
 
 

@@ -63,11 +63,18 @@ def plan(
     """What was asked for, checked against the model; see ``VideoGenerator``. Raises ``ValueError`` in words."""
     knows = isinstance(model.generator, MaskedGenerator)  # how likely a token is
     forget = forget or FORGET[not knows]
+    factor = getattr(model.generator, "upscale", 1)
     kind = check(task, len(inputs), len(prompts), mask is not None, strength, forget)
     if not knows and task == "edit" and forget == "unlikely":
         kind = "latents" if model.generator.of_latents else "noisy tokens"
         raise ValueError(f"a generator of {kind} does not say how likely a token is: forget random ones")
+    if factor > 1 and task != "upscale":
+        raise ValueError(f"this model enlarges clips and does nothing else: use --task upscale --input, not {task}")
+    if factor == 1 and task == "upscale":
+        raise ValueError("this model does not enlarge clips: use one trained with configs/generator/upscale.yaml")
     ft, fs = model.tokenizer.time_compression, model.tokenizer.space_compression
+    if task == "upscale":
+        frames, height, width = enlarged(tuple(inputs[0].shape[1:]), factor, frames, height, width, ft, fs)
     if frames is None:
         frames = default_frames(task, [c.shape[1] for c in inputs], model.clip["frames"], len(prompts), ft)
     if task == "text2image" and frames != 1:
@@ -147,6 +154,33 @@ def check_length(name: str, given: list[int], frames: int, ft: int) -> None:
             f"connect cannot fade clips of {given[0]} and {given[1]} frames into each other in {frames}: use {least} "
             f"or more, but not {meeting}, where they only meet"
         )
+
+
+def enlarged(
+    given: tuple[int, int, int],
+    factor: int,
+    frames: int | None,
+    height: int | None,
+    width: int | None,
+    ft: int,
+    fs: int,
+) -> tuple[int, int, int]:
+    """Frames, height and width that a clip of the size ``given`` is enlarged to: ``factor`` times, or as asked for.
+
+    ``ValueError`` for more frames, for a smaller picture and for proportions that differ by a token or more.
+    """
+    t, h, w = given
+    kept = 1 + (t - 1) // ft * ft
+    if frames is not None and frames > kept:
+        raise ValueError(f"upscale makes {kept} frames of an --input of {t}, not {frames}: use {kept} or fewer")
+    ratio = factor if height is None and width is None else width / w if height is None else height / h
+    height, width = (round(ratio * n) if asked is None else asked for n, asked in ((h, height), (w, width)))
+    if height < h or abs(width - height * w / h) >= fs:
+        raise ValueError(
+            f"upscale cannot make {height}x{width} of an --input of {h}x{w}: use {factor * h}x{factor * w}, or another "
+            "larger size of the same proportions"
+        )
+    return kept if frames is None else frames, height, width
 
 
 def default_frames(name: str, given: list[int], trained: int, prompts: int, ft: int) -> int:

@@ -45,6 +45,8 @@ class TokenGenerator(Configurable, nn.Module):
         trained_for: the conditionings (``generator.conditioning``) that it has seen in training, and "middle" if it
             has seen pieces from the middle of a video. Kept for those who use it; nothing is computed from it.
         actions: of a game, that it is told; None: of no game.
+        upscale: how many times as large as the clip that it is given is the one that an upscaler makes. It is told a
+            draft, the tokens of the former enlarged (``generator.upscaling``). 1: no upscaler.
     """
 
     of_latents = False  # what is generated is codes, and no vectors
@@ -59,9 +61,11 @@ class TokenGenerator(Configurable, nn.Module):
         patch_size: int = 1,
         trained_for: Sequence[str] = ("text",),
         actions: Actions | None = None,
+        upscale: int = 1,
     ) -> None:
         super().__init__()
-        self.backbone, self.text, self.trained_for, self.actions = backbone, text, tuple(trained_for), actions
+        self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
+        self.actions, self.upscale = actions, upscale
         self.codebook_size, self.mask_id = codebook_size, codebook_size
         parts = tuple(tuple(sizes) for sizes in digits or ((codebook_size,),))
         self.digits = tuple(math.prod(sizes) for sizes in parts)
@@ -76,6 +80,8 @@ class TokenGenerator(Configurable, nn.Module):
         self.heads = nn.ModuleList(Head(width, sizes) for sizes in parts)
         self.previous = nn.ModuleList(DigitEmbedding(sizes, width) for sizes in parts[:-1])
         self.null_text = nn.Parameter(torch.zeros(text.dim))
+        # as loud as the positions: a draft that is told ten times as softly is heeded after five times as many steps
+        self.draft_embeddings = nn.ModuleList(DigitEmbedding(sizes, width, 0.2) for sizes in parts if upscale > 1)
 
     def read(
         self,
@@ -99,10 +105,10 @@ class TokenGenerator(Configurable, nn.Module):
         memory = self.backbone.read(tokens, mask)
         return memory if actions is None else replace(memory, actions=self.actions(actions, middle))
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Tokens (b, t, h, w) in [0, K) -> (b, t, h, w, width)."""
+    def embed(self, tokens: Tensor, tables: nn.ModuleList | None = None) -> Tensor:
+        """Tokens (b, t, h, w) in [0, K) -> (b, t, h, w, width), by the tables of their digits or by others."""
         digits = to_digits(tokens, self.digits)  # b t h w digits
-        return sum(table(digits[..., i]) for i, table in enumerate(self.embeddings))
+        return sum(table(digits[..., i]) for i, table in enumerate(tables or self.embeddings))
 
     def transform(
         self, hidden: Tensor, level: Tensor, text: TextMemory, middle: bool, fps: Tensor | None, cache=None
@@ -142,6 +148,7 @@ class MaskedGenerator(TokenGenerator):
         middle: bool = False,
         fps: Tensor | None = None,
         cache=None,
+        draft: Tensor | None = None,
     ) -> list[Callable[[Tensor], Tensor]]:
         """Logits at the asked positions, digit by digit.
 
@@ -151,11 +158,12 @@ class MaskedGenerator(TokenGenerator):
             middle: the grid is a piece from the middle of a video; see ``Canvas``.
             fps: frames a second (b,), for a backbone that is told of them.
             cache: for steps that compute some positions only; see ``generator.caching``.
+            draft: int64 (b, t, h, w), for an upscaler, and for no other model.
 
         Returns: for each digit of k values a function of the digits before it, int64 (m, number), that gives its
             logits (m, k), in the order of ``where``'s True positions.
         """
-        return self.answers(self.cells(tokens, where, text, middle, fps, cache))
+        return self.answers(self.cells(tokens, where, text, middle, fps, cache, draft))
 
     def cells(
         self,
@@ -165,10 +173,15 @@ class MaskedGenerator(TokenGenerator):
         middle: bool = False,
         fps: Tensor | None = None,
         cache=None,
+        draft: Tensor | None = None,
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
+        assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
         masked = tokens == self.mask_id
-        hidden = torch.where(masked[..., None], self.mask, self.embed(tokens.masked_fill(masked, 0)))
+        hidden = self.embed(tokens.masked_fill(masked, 0))
+        hidden = torch.where(masked[..., None], self.mask, hidden)
+        if draft is not None:
+            hidden = hidden + self.embed(draft, self.draft_embeddings)
         ratio = masked.flatten(1).float().mean(1)
         return self.transform(hidden, ratio, text, middle, fps, cache)[where]
 
@@ -176,12 +189,12 @@ class MaskedGenerator(TokenGenerator):
 class DigitEmbedding(nn.Module):
     """A vector for a digit, the sum of one for each of its parts: int64 (...) below ``prod(sizes)`` -> (..., width)."""
 
-    def __init__(self, sizes: tuple[int, ...], width: int) -> None:
+    def __init__(self, sizes: tuple[int, ...], width: int, std: float = 0.02) -> None:
         super().__init__()
         self.sizes = sizes
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
         for table in self.tables:
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.weight, std=std)
 
     def forward(self, digit: Tensor) -> Tensor:
         parts = to_digits(digit, self.sizes)
@@ -228,6 +241,7 @@ def masked_loss(
     weights: Tensor | None = None,
     middle: bool = False,
     fps: Tensor | None = None,
+    draft: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the asked tokens in nats a token, summed over digits; computed where ``where`` is True only.
 
@@ -235,11 +249,11 @@ def masked_loss(
         tokens: what is right, int64 (b, t, h, w). where: the asked cells, bool (b, t, h, w).
         shown: what the model is given, ``mask_id`` where hidden; None: the tokens, hidden where asked for.
         weights: (b, t, h, w), by which the asked cells are summed; None: their mean.
-        middle, fps: see ``MaskedGenerator.forward``.
+        middle, fps, draft: see ``MaskedGenerator.forward``.
     """
     shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
     targets = to_digits(tokens[where], model.digits)  # m digits
-    answers = model(shown, where, text, middle, fps)
+    answers = model(shown, where, text, middle, fps, draft=draft)
     return digits_loss(answers, targets, label_smoothing, None if weights is None else weights[where])
 
 

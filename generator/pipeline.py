@@ -105,6 +105,18 @@ class VideoGenerator:
         seeds = [seed + i for _ in range(len(texts) // num) for i in range(num)]
         return self.decode(self.make(job, texts, seeds, **sampling), ring=job.ring)
 
+    def upscale(self, videos: Tensor, prompt: str | list[str] = "", seed: int = 0, **given) -> Tensor:
+        """Videos (b, 3, t, h, w) in [-1, 1], such as another generator has made, enlarged: the cascade.
+
+        Args:
+            prompt: one text for all, or one a video.
+            seed: video i has the seed ``seed + i``.
+            given: see ``__call__``.
+        """
+        texts = [prompt] * len(videos) if isinstance(prompt, str) else prompt
+        rows = enumerate(zip(texts, videos, strict=True))
+        return torch.cat([self(text, 1, seed + i, task="upscale", inputs=[clip], **given) for i, (text, clip) in rows])
+
     def job(self, *asked, **named) -> Job:
         """What ``make`` needs to know, checked; see ``generator.jobs.plan``. Raises ``ValueError`` in words."""
         return plan(self, *asked, **named)
@@ -200,7 +212,8 @@ class VideoGenerator:
                     done = actions[rows, self.generator.actions.span(first, last, canvas.middle)].to(self.device)
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
                 if isinstance(self.generator, MaskedGenerator):
-                    predict = self.predictor(texts[rows], guidance, piece.middle, refresh, fps, actions=done)
+                    how = (guidance, piece.middle, refresh, fps)
+                    predict = self.predictor(texts[rows], *how, actions=done, draft=piece.draft)
                     tokens = sample(
                         predict,
                         piece,
@@ -241,25 +254,29 @@ class VideoGenerator:
         fps: float | None = None,
         as_one_batch: bool | None = None,
         actions: Tensor | None = None,
+        draft: Tensor | None = None,
     ) -> Predict:
         """The function that a sampler is given; the text is read once.
 
-        ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU.
+        ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU. ``draft``
+        (b, t, h, w): what an upscaler enlarges; it takes an empty text for none, as it has learnt to go by its draft
+        alone.
         """
         if not isinstance(guidance, Guidance):
             guidance = Guidance(guidance)
         if as_one_batch is None:
             as_one_batch = self.device.type != "cpu"
-        ask = partial(Pass, self.generator, middle=middle, refresh=refresh, fps=self._fps(fps))
+        ask = partial(Pass, self.generator, middle=middle, refresh=refresh, fps=self._fps(fps), draft=draft)
         untold = torch.ones(len(texts), dtype=torch.bool)
+        silent = torch.tensor([draft is not None and not text for text in texts])
         read = partial(self.generator.read, actions=actions, middle=middle)
         if guidance.scale == 1:
-            return guided(guidance, ask(read(texts)), None)
+            return guided(guidance, ask(read(texts, drop=silent)), None)
         if as_one_batch:
-            twice = None if actions is None else actions.repeat(2, 1)
-            both = read(texts * 2, drop=torch.cat([~untold, untold]), actions=twice)
-            return guided(guidance, ask(both[: len(texts)]), together(ask(both)))
-        told = ask(read(texts))
+            twice = [x if x is None else torch.cat([x, x]) for x in (actions, draft)]
+            both = read(texts * 2, drop=torch.cat([silent, untold]), actions=twice[0])
+            return guided(guidance, ask(both[: len(texts)]), together(ask(both, draft=twice[1])))
+        told = ask(read(texts, drop=silent))
         return guided(guidance, told, apart(told, ask(read(texts, drop=untold))))
 
     def denoiser(self, canvas: Canvas, texts: list[str], guidance: Guidance, fps: float | None = None) -> Denoiser:

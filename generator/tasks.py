@@ -4,6 +4,7 @@ Known tokens are used as integers and are never encoded again. Every function he
 tokens of its inputs and the grid to fill, and no model. How pixels become those tokens stands in ``editing.py``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,25 +18,26 @@ class Canvas:
     """``tokens`` int64 (b, t, h, w), ``known`` bool of the same shape, and the id that stands for unknown.
 
     The first latent frame of a causal tokenizer holds one frame, and all others hold several. ``middle`` says that this
-    grid is a piece from the middle of a video, without the first one.
+    grid is a piece from the middle of a video, without the first one. ``draft``, int64 of the same shape, is what an
+    upscaler is told of each cell, known or not.
     """
 
     tokens: Tensor
     known: Tensor
     mask_id: int
     middle: bool = False
+    draft: Tensor | None = None
 
     def masked_tokens(self) -> Tensor:
         return self.tokens.masked_fill(~self.known, self.mask_id)
 
     def repeat(self, count: int) -> "Canvas":
         """The same canvas ``count`` times."""
-        return replace(self, tokens=self.tokens.repeat(count, 1, 1, 1), known=self.known.repeat(count, 1, 1, 1))
+        return self._map(lambda grid: grid.repeat(count, 1, 1, 1))
 
     def span(self, start: int, stop: int) -> "Canvas":
         """The latent frames from ``start`` to ``stop``, as a canvas of their own."""
-        rows = (slice(None), slice(start, stop))
-        return replace(self, tokens=self.tokens[rows], known=self.known[rows], middle=self.middle or start > 0)
+        return replace(self._map(lambda grid: grid[:, start:stop]), middle=self.middle or start > 0)
 
     def filled(self, start: int, tokens: Tensor) -> "Canvas":
         """The canvas with ``tokens`` (b, s, h, w) known from the latent frame ``start`` on."""
@@ -44,10 +46,14 @@ class Canvas:
         return replace(self, tokens=grid, known=known)
 
     def __getitem__(self, rows: slice) -> "Canvas":
-        return replace(self, tokens=self.tokens[rows], known=self.known[rows])
+        return self._map(lambda grid: grid[rows])
 
     def to(self, device) -> "Canvas":
-        return replace(self, tokens=self.tokens.to(device), known=self.known.to(device))
+        return self._map(lambda grid: grid.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Canvas":
+        grids = {name: grid for name, grid in vars(self).items() if isinstance(grid, Tensor)}
+        return replace(self, **{name: function(grid) for name, grid in grids.items()})
 
 
 def windows(length: int, size: int | None, backwards: bool = False, middle: bool = False) -> list[tuple[int, int]]:
@@ -70,6 +76,11 @@ def text2video(grid: Grid, mask_id: int) -> Canvas:
     """Nothing is known."""
     tokens = torch.full((1, *grid), mask_id)
     return Canvas(tokens, torch.zeros_like(tokens, dtype=torch.bool), mask_id)
+
+
+def upscale(draft: Tensor, mask_id: int) -> Canvas:
+    """Nothing is known, and all is told as it looks when it is enlarged: tokens (1, t, h, w) of a draft."""
+    return replace(text2video(tuple(draft.shape[1:]), mask_id), draft=draft)
 
 
 def extend(clip: Tensor, grid: Grid, mask_id: int) -> Canvas:

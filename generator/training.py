@@ -17,6 +17,7 @@ from generator.masked import MaskedGenerator, masked_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks
 from generator.schedules import Cosine, Schedule
 from generator.text import Text, TextEncoder
+from generator.upscaling import Drafts
 from generator.weights import Weight
 from vq import pretrained
 from vq.hardware import check_compiler
@@ -133,6 +134,7 @@ class GeneratorTraining(FrozenTokenizer):
         corruption: up to which share of the visible tokens are doubtful; see ``generator.puzzles.corrupt``.
         weight: of the hidden tokens by mask ratio, see ``generator.weights``; None: all alike.
         label_smoothing: of the cross-entropy.
+        drafts: for an upscaler: what it is told of each clip. None: it is told nothing, and is none.
         seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
         actions: names of those that the data's game has, to tell the transformer of them; None: of no game.
@@ -156,6 +158,7 @@ class GeneratorTraining(FrozenTokenizer):
         corruption: float = 0.0,
         weight: Weight | None = None,
         label_smoothing: float = 0.0,
+        drafts: Drafts | None = None,
         seed: int = 0,
         compile: bool = False,
         decay: bool = True,
@@ -170,7 +173,12 @@ class GeneratorTraining(FrozenTokenizer):
         mixture = checked(mixture or {"text": 1.0})
         trained_for = conditionings(mixture, middle_share)
         games = actions and Actions(actions, self.tokenizer.time_compression, backbone.dim)
-        self.generator = MaskedGenerator(backbone, text, codebook_size, digits, patch_size, trained_for, games)
+        self.drafts, upscale = drafts, 1
+        if drafts:
+            trained_for = ["draft" if name == "text" else name for name in trained_for]
+            upscale = drafts.factor
+        shape = (codebook_size, digits, patch_size)
+        self.generator = MaskedGenerator(backbone, text, *shape, trained_for, games, upscale)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.schedule = schedule or Cosine()
         self.text_dropout, self.label_smoothing, self.seed = text_dropout, label_smoothing, seed
@@ -182,9 +190,26 @@ class GeneratorTraining(FrozenTokenizer):
             "weight": weight,
         }
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if not self.drafts:
+            return
+        data = self.trainer.datamodule
+        if any(isinstance(dataset, TokenCache) for dataset in (data.train, data.val)):
+            raise ValueError(
+                "drafts are made of the clips themselves, and a token cache has none: give the data set that it was "
+                "encoded from"
+            )
+        for size in data.sizes:
+            self.drafts.check(self.tokenizer, *size[1:])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens, frames = self._piece(self._tokens(batch), rng, axis=1)
+        tokens = self._tokens(batch)
+        draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
+        grids = torch.stack([tokens] if draft is None else [tokens, draft])
+        grids, frames = self._piece(grids, rng, axis=2)
+        tokens, draft = grids[0], draft if draft is None else grids[1]
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
         puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
         loss, logs = masked_loss(
@@ -197,6 +222,7 @@ class GeneratorTraining(FrozenTokenizer):
             puzzle.weights,
             bool(frames.start),
             batch.fps,
+            draft,
         )
         return self._report("train", loss, logs)
 
@@ -206,7 +232,8 @@ class GeneratorTraining(FrozenTokenizer):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
-        loss, logs = masked_loss(self.generator, tokens, mask, self._told(batch), fps=batch.fps)
+        draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
+        loss, logs = masked_loss(self.generator, tokens, mask, self._told(batch), fps=batch.fps, draft=draft)
         self._report("val", loss, logs, len(tokens))
 
     def configure_optimizers(self) -> dict:

@@ -38,6 +38,17 @@ def generator() -> MaskedGenerator:
 
 
 @pytest.fixture
+def upscaler() -> MaskedGenerator:
+    """The same that is told drafts, of clips half as large."""
+    torch.manual_seed(0)
+    parts = VideoTransformer(dim=32, depth=2, heads=2, text_dim=16), ByteText(dim=16, depth=1)
+    model = MaskedGenerator(*parts, 125, trained_for=["draft"], upscale=2)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.fixture
 def lpips_weights(tmp_path) -> str:
     """A random AlexNet in the form that users store."""
     shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}

@@ -138,6 +138,24 @@ def test_every_task_and_its_record_makes_the_same_file_again(model, clip, tmp_pa
     assert record == copy
 
 
+def test_upscale_keeps_the_rate_and_its_record_makes_the_same_file_again(tokenizer, upscaler, tmp_path):
+    VideoGenerator(tokenizer, upscaler, CLIP).save_pretrained(tmp_path / "upscaler")
+    write_clip(tmp_path / "small.mp4", torch.linspace(-1, 1, 16).expand(3, 9, 16, 16), 12)
+    args = ("--task", "upscale", "--input", str(tmp_path / "small.mp4"))
+    (path,) = run(str(tmp_path / "upscaler"), tmp_path / "large.mp4", *args)
+    video, fps = read_clip(path)
+    assert video.shape == (3, 9, 32, 32) and fps == 12
+    (again,) = sample.main(["--from", str(tmp_path / "large.json"), "--out", str(tmp_path / "again.mp4")])
+    assert again.read_bytes() == path.read_bytes()
+    size = ("--height", "64", "--width", "64", "--frames", "5", "--fps", "8", "--prompt", "a red circle")
+    (larger,) = run(str(tmp_path / "upscaler"), tmp_path / "larger.mp4", *args, *size)
+    assert read_clip(larger)[0].shape == (3, 5, 64, 64)
+    with pytest.raises(ValueError, match="enlarges clips and does nothing else"):
+        run(str(tmp_path / "upscaler"), tmp_path / "a.mp4", "--prompt", "a")
+    with pytest.raises(ValueError, match="no such file"):
+        run(str(tmp_path / "upscaler"), tmp_path / "a.mp4", *args[:3], "nowhere.mp4")
+
+
 def test_other_flags_override_a_record(model, tmp_path):
     (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a", "--seed", "7")
     beside = str(path.with_suffix(".json"))

@@ -22,6 +22,7 @@ from generator.backbone import VideoTransformer
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
+from generator.upscaling import enlarge, shrink
 from vq import encode, pretrained
 from vq.config import build
 from vq.quantizers import FSQ
@@ -106,6 +107,8 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
     if recipe.match("vq/large.yaml"):
         flags += [*TINY_VQ, "--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
         flags += ["--model.compile", "false"]
+    if recipe.match("vq/demo-64.yaml"):
+        flags += ["--model.tokenizer", str(tokenizer)]
     if recipe.match("generator/*demo.yaml"):
         flags += on_tokens
     elif "generator" in str(recipe):
@@ -117,7 +120,10 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
     assert any(tmp_path.rglob("events.out.tfevents*"))
     if "generator" in str(recipe):
         model = VideoGenerator.from_pretrained(tmp_path / "model")
-        assert model("a red circle", frames=5, height=32, width=32, steps=2).shape == (1, 3, 5, 32, 32)
+        if recipe.match("generator/upscale.yaml"):
+            assert model.upscale(torch.zeros(1, 3, 5, 16, 16), steps=2).shape == (1, 3, 5, 32, 32)
+        else:
+            assert model("a red circle", frames=5, height=32, width=32, steps=2).shape == (1, 3, 5, 32, 32)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -184,10 +190,10 @@ def test_many_sizes_in_one_run_resume_in_the_middle_of_an_epoch(tokenizer, tmp_p
     seen = []
     forward = MaskedGenerator.forward
 
-    def remember(self, tokens, *args):
+    def remember(self, tokens, *args, **named):
         if self.training:
             seen.append((tuple(tokens.shape), tokens.remainder(1009).sum().item()))
-        return forward(self, tokens, *args)
+        return forward(self, tokens, *args, **named)
 
     monkeypatch.setattr(MaskedGenerator, "forward", remember)
     buckets = ["--data.train.buckets", "[[9,32,32],[1,32,32],[5,48,32]]", "--data.train.length", "40"]
@@ -226,14 +232,49 @@ def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatc
     monkeypatch.setattr(
         MaskedGenerator,
         "forward",
-        lambda self, tokens, where, text, middle=False, fps=None: (
-            seen.append((middle, tokens.shape[1])) or forward(self, tokens, where, text, middle, fps)
+        lambda self, tokens, where, text, middle=False, *told, **named: (
+            seen.append((middle, tokens.shape[1])) or forward(self, tokens, where, text, middle, *told, **named)
         ),
     )
     shares = ["--model.middle_share", "1", "--model.image_share", "0"]
     flags = [*shares, "--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"]
     fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *flags, "--trainer.max_steps", "2")
     assert seen == [(True, 2)] * 2  # of the three latent frames
+
+
+def upscaling(tokenizer, *args) -> list[str]:
+    return ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *args]
+
+
+def test_a_training_step_of_an_upscaler_is_told_the_drafts_of_its_clips(tokenizer, tmp_path, monkeypatch):
+    seen, loss = [], training.masked_loss
+
+    def remember(generator, tokens, *args, **named):
+        seen.append((tokens, args[-1] if len(args) > 3 else named["draft"]))
+        return loss(generator, tokens, *args, **named)
+
+    monkeypatch.setattr(training, "masked_loss", remember)
+    config, plain = ROOT / "configs/generator/upscale.yaml", ["--model.drafts.spoilt", "0"]
+    shares = ["--model.middle_share", "1", "--model.image_share", "0", "--trainer.num_sanity_val_steps", "0"]
+    fit(config, tmp_path, *upscaling(tokenizer, *plain), *shares, "--trainer.precision", "32-true", *two(1))
+    shapes, frozen = Shapes("test", frames=9, height=64, width=64, objects=[1]), pretrained.load(tokenizer, "tokenizer")
+    (piece, told), (whole, draft) = seen  # a training step on the middle of two clips, and the validation
+    assert piece.shape == told.shape == (2, 2, 8, 8)
+    clips = torch.stack([shapes[0].clip, shapes[1].clip])
+    assert torch.equal(whole, frozen.encode(clips))
+    assert torch.equal(draft, frozen.encode(enlarge(shrink(clips, 2), 64, 64))) and not torch.equal(draft, whole)
+
+
+def test_an_upscaler_wants_clips_that_can_be_shrunk(tokenizer, on_tokens, tmp_path):
+    config = ROOT / "configs/generator/upscale.yaml"
+    odd = [f"--data.{part}.height=40" for part in ("train", "val")]
+    with pytest.raises(ValueError, match="height 40 shrunk by a factor of 2 does not fit 8x compression: use 32 or 48"):
+        fit(config, tmp_path, *upscaling(tokenizer, *odd), *two(1))
+    with pytest.raises(ValueError, match="a token cache has none: give the data set that it was encoded from"):
+        cached = ["--data", str(ROOT / "configs/data/demo-tokens.yaml")]
+        fit(config, tmp_path, *cached, *on_tokens, *two(1))
+    with pytest.raises(ValueError, match="shrunk by a factor of 1: expected 2 or more"):
+        fit(config, tmp_path, *upscaling(tokenizer), *two(1), "--model.drafts.factor", "1")
 
 
 def test_a_size_of_the_generator_lies_on_top_of_a_recipe(tokenizer, tmp_path):

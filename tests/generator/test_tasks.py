@@ -256,11 +256,13 @@ EVERY = {
     "outpaint": {"inputs": [clip(9)], "height": 32, "width": 24},
     "edit": {"inputs": [clip(9)]},
     "story": {"prompts": ["a", "b"]},
+    "upscale": {"inputs": [clip(9, height=8, width=12)]},
 }
 
 
 @pytest.mark.parametrize("task", EVERY)
-def test_seeds_belong_to_the_sample_in_every_task(model, task):
+def test_seeds_belong_to_the_sample_in_every_task(tokenizer, generator, upscaler, task):
+    model = VideoGenerator(tokenizer, upscaler if task == "upscale" else generator, CLIP)
     together = tokens_of(model, task, texts="abc", seeds=(3, 4, 5), **EVERY[task])
     alone = tokens_of(model, task, texts="b", seeds=(4,), **EVERY[task])
     assert torch.equal(together[1:2], alone)
