@@ -234,7 +234,7 @@ def test_likelihood_tells_tokens_that_fit_from_those_that_do_not(model):
 
 def test_a_story_is_told_prompt_by_prompt_at_a_constant_window(model):
     calls, told, read = seen_by(model), [], model.generator.read
-    model.generator.read = lambda texts, drop=None: told.append(texts[0]) or read(texts, drop)
+    model.generator.read = lambda texts, *rest, **named: told.append(texts[0]) or read(texts, *rest, **named)
     made = tokens_of(model, "story", prompts=["a", "b", "c"], texts=("",), frames=33)
     assert made.shape[1] == 9 and made.max() < K
     assert list(dict.fromkeys(told)) == ["a", "b", "c"] and {shape for shape, _ in calls} == {(2, 2, 3), (3, 2, 3)}
