@@ -39,7 +39,7 @@ from vq import pretrained
 from vq.tokenizer import Tokenizer
 
 GRIDS = {256: (4, 8, 8), 1024: (4, 16, 16), 2048: (8, 16, 16), 4096: (4, 32, 32), 8192: (8, 32, 32)}
-FAST = {"lean": True, "refresh": 4}
+FAST = {"refresh": 4}
 RATES = (1e-4, 1e-3)  # of the rival: its trainer's own, and one that suits short runs better
 ROUND = 5  # seconds of training between two contenders
 LARGEST = 2**17  # a softmax of the rival's
@@ -93,8 +93,8 @@ def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int) -> None:
         late = Guidance(setup.guidance, start=0.5)
         calls = {
             "phenaki-pytorch": partial(rival.sample, TEXT),
+            "ours, all cells asked": partial(mine.sample, TEXT, lean=False),
             "ours": partial(mine.sample, TEXT),
-            "ours, lean": partial(mine.sample, TEXT, lean=True),
             "ours, refresh 4": partial(mine.sample, TEXT, **FAST),
             "ours, refresh 4, guidance from 0.5 on": partial(mine.sample, TEXT, guidance=late, **FAST),
         }
@@ -116,13 +116,13 @@ def sampling_techniques(setup: Setup, codebook: str, rounds: int) -> None:
     gathered, split = ours(setup, codebook, digits=False), ours(setup, codebook, network=Everywhere)
     best, late = ours(setup, codebook), Guidance(setup.guidance, start=0.5)
     calls = {
-        PLAIN: partial(plain.sample, TEXT),
-        "logits at masked cells only": partial(gathered.sample, TEXT),
-        "these, and lean": partial(gathered.sample, TEXT, lean=True),
+        PLAIN: partial(plain.sample, TEXT, lean=False),
+        "logits at masked cells only": partial(gathered.sample, TEXT, lean=False),
+        "logits at committed cells only": partial(gathered.sample, TEXT),
         "these, and refresh 4": partial(gathered.sample, TEXT, **FAST),
-        "guidance from 0.5 on": partial(plain.sample, TEXT, guidance=late),
-        "digits": partial(split.sample, TEXT),
-        "digits at masked cells only": partial(best.sample, TEXT),
+        "guidance from 0.5 on": partial(plain.sample, TEXT, guidance=late, lean=False),
+        "digits": partial(split.sample, TEXT, lean=False),
+        "digits at masked cells only": partial(best.sample, TEXT, lean=False),
         "all": partial(best.sample, TEXT, guidance=late, **FAST),
     }
     for call in calls.values():

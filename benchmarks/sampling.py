@@ -27,7 +27,7 @@ STEPS = (4, 8, 12, 16, 24, 32)
 KNOBS = {  # against 16 steps in Halton order without revisions; what `sample.py` does comes first
     "the default: 12 revisions": {"revisions": 12},
     "none of the following": {},
-    "lean": {"lean": True},
+    "all cells asked": {"lean": False},
     "refresh 2": {"refresh": 2},
     "refresh 4": {"refresh": 4},
     "refresh 4, 12 revisions": {"refresh": 4, "revisions": 12},

@@ -107,10 +107,10 @@ def jobs(bench: Bench, codebooks: list[str], tokenizer: str, batch: int, eager: 
             part = f"sampling, {codes}, {n} at a time"
             for bf16 in precisions:
                 add(part, "phenaki-pytorch", sample_phenaki, codebook, bf16, batch=n)
-                add(part, "ours, lean", sample_ours, codebook, bf16, batch=n, lean=True)
+                add(part, "ours", sample_ours, codebook, bf16, batch=n)
             if not eager:
-                add(part, "ours, lean, compiled", sample_ours, codebook, bench.bf16, True, batch=n, lean=True)
-            add(part, "ours", sample_ours, codebook, bench.bf16, batch=n)
+                add(part, "ours, compiled", sample_ours, codebook, bench.bf16, True, batch=n)
+            add(part, "ours, all cells asked", sample_ours, codebook, bench.bf16, batch=n, lean=False)
             add(part, "ours, refresh 4", sample_ours, codebook, bench.bf16, batch=n, refresh=4)
         if codebook == codebooks[0]:
             chosen = partial(OurTokenizer, **arguments(TOKENIZERS[tokenizer])["tokenizer"]["init_args"])

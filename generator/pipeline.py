@@ -156,7 +156,7 @@ class VideoGenerator:
         top_k: int | None = None,
         top_p: float = 1.0,
         remask: float = 0.0,
-        lean: bool = False,
+        lean: bool = True,
         actions: Tensor | None = None,
     ) -> Tensor:
         """Tokens (b, t, h, w) for a canvas of b samples, their texts and seeds.

@@ -38,7 +38,7 @@ def sample(
     top_k: int | None = None,
     top_p: float = 1.0,
     remask: float = 0.0,
-    lean: bool = False,
+    lean: bool = True,
     draw: Draw | None = None,
 ) -> Tensor:
     """Fills a canvas: known tokens stay, each other cell is committed, once unless it is forgotten, no mask is left.
@@ -63,8 +63,8 @@ def sample(
         top_p: of each digit only the likeliest values that together have this probability, at the temperature
             (arXiv 1904.09751).
         remask: share of the committed cells that each step forgets, the unlikely ones rather than others.
-        lean: ask only for the cells that a step commits, where the order knows them beforehand: the same distribution
-            with fewer logits and draws, and therefore other samples.
+        lean: ask only for the cells that a step commits, where the order knows them beforehand. False: for all that are
+            left, for the same distribution with more logits and draws, and therefore other samples.
         draw: how cells are drawn from what ``predict`` gives for them; None: tokens from logits, ``draw_tokens``.
 
     Returns: tokens (b, t, h, w) in [0, K).

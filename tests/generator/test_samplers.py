@@ -11,9 +11,9 @@ from generator.schedules import Arccos, Cosine, Exponential, Linear
 GRID, K = (3, 4, 5), 20
 OPTIONS = [
     {},
-    {"lean": True},
+    {"lean": False},
     {"remask": 0.3},
-    {"remask": 0.3, "lean": True},
+    {"remask": 0.3, "lean": False},
     {"top_k": 15, "top_p": 0.95, "temperature": (2.0, 1.0)},
 ]
 
