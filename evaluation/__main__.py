@@ -77,7 +77,7 @@ def generation_parser() -> Parser:
         "--samples", type=Path, help="a folder that sample.py has written: scored in place of new samples"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first caption's sample; the next ones count up")
-    skip = {"canvas", "texts", "seeds", "batch_size", "progress", "backwards", "fps"}
+    skip = {"canvas", "texts", "seeds", "batch_size", "progress", "backwards", "fps", "actions"}
     parser.add_method_arguments(VideoGenerator, "fill", "sampling", skip=skip)
     parser.add_argument(
         "--video_features", help="folder or hub id of V-JEPA 2 or VideoMAE: FVD and KVD on its features"

@@ -30,7 +30,7 @@ STRIDE = 1_000_003  # between the seeds of a prompt's samples
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; see ``VideoGenerator.fill``.
+    """How to sample; see ``generator.filling.Settings``.
 
     Args:
         steps, guidance: of all arms.

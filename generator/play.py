@@ -40,7 +40,7 @@ class Game:
         done: the names of the actions that led to the start's frames; None: nothing was done.
         prompt: what is said of the world.
         seed: the same one gives the same world.
-        sampling: see ``VideoGenerator.fill``; ``CERTAIN`` where nothing else is said.
+        sampling: see ``generator.filling.Settings``; ``CERTAIN`` where nothing else is said.
 
     Attributes:
         opening: the start as the model sees it, (3, t, h, w) in [-1, 1], at most as long as its memory.

@@ -7,6 +7,8 @@ from generator import tasks
 from generator.actions import Actions
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator
+from generator.filling import Piece, predictor
+from generator.guidance import Guidance
 from generator.masked import MaskedGenerator, masked_loss
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
@@ -139,14 +141,13 @@ def test_a_generation_is_told_the_actions_of_each_window(tokenizer, told, twin, 
         assert torch.equal(make(None, None), make(torch.zeros(1, 25, dtype=torch.long), None))
 
 
-def test_both_passes_of_guidance_at_once(tokenizer, told):
-    model = VideoGenerator(tokenizer, told, CLIP)
+def test_both_passes_of_guidance_at_once(told):
     tokens = torch.full((2, *GRID), 125)
     where, done = tokens == 125, torch.tensor([[0, 1, 1, 1, 1, 2, 2, 2, 2], [0] * 9])
     none = torch.empty(int(where.sum()), 0, dtype=torch.long)
+    piece = Piece(tasks.text2video(GRID, 125).repeat(2), ["a", "b"], torch.tensor([8.0]), done)
     once, twice = (
-        model.predictor(["a", "b"], 3.0, as_one_batch=one, actions=done)(tokens, where, 0.0)[0](none)
-        for one in (True, False)
+        predictor(told, piece, Guidance(3.0), as_one_batch=one)(tokens, where, 0.0)[0](none) for one in (True, False)
     )
     torch.testing.assert_close(once, twice)
 

@@ -10,6 +10,7 @@ from test_diffusion import HEADS, gaussian
 from generator import tasks
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator, Euler, Numbers, logit_normal
+from generator.filling import Piece, denoiser
 from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
 from generator.masked_latents import MaskedLatentsGenerator, drawing, masked_latents_loss
@@ -256,7 +257,7 @@ def test_known_cells_come_back_untouched(model):
 def test_the_seed_belongs_to_the_sample(model):
     def run(seeds, batch_size=16):
         canvas = empty(len(seeds), mask_id=model.mask_id)
-        return model.fill(canvas, ["a"] * len(seeds), seeds, 3, 2.0, revisions=1, batch_size=batch_size)
+        return model.fill(canvas, ["a"] * len(seeds), seeds, steps=3, revisions=1, batch_size=batch_size)
 
     alone, together = run([7]), run([3, 7, 5])
     assert torch.equal(alone[0], together[1])
@@ -273,7 +274,7 @@ def test_guidance_of_one_is_none(model):
 
     def run(guidance):
         passes.clear()
-        tokens = model.fill(empty(1, mask_id=model.mask_id), ["a"], [0], 3, guidance, revisions=0)
+        tokens = model.fill(empty(1, mask_id=model.mask_id), ["a"], [0], steps=3, guidance=guidance, revisions=0)
         return model.code.lookup(tokens), len(passes)
 
     (plain, once), (nearly, twice) = run(1), run(1 + 1e-6)
@@ -286,7 +287,7 @@ def test_guidance_of_three_leads_away_from_the_null_text(uniform, tokenizer):
     canvas, tokens = empty(1), torch.randint(K, (1, *GRID))
     drop, level = torch.tensor([True]), torch.tensor([0.5])
     told, untold = (uniform(tokens, canvas.known, level, uniform.read(["a"], d))[0](None) for d in (None, drop))
-    predict = VideoGenerator(tokenizer, uniform, CLIP).denoiser(canvas, ["a"], Guidance(3))
+    predict = denoiser(uniform, Piece(canvas, ["a"], torch.tensor([8.0])), Guidance(3))
     torch.testing.assert_close(predict(tokens, 0.5, 0.0)[0](None), untold + 3 * (told - untold))
     assert (told - untold).abs().max() > 1e-3
 

@@ -19,6 +19,7 @@ from generator.diffusion import (
     logit_normal,
     shifted,
 )
+from generator.filling import Piece, velocity
 from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
@@ -279,14 +280,14 @@ def test_known_positions_of_the_network_stay_clean():
         integrate(velocity, latents, known, [0], make(), 6)
 
 
-def test_guidance_of_one_is_none_and_three_is_not(twin, tokenizer):
-    model = VideoGenerator(tokenizer, twin, CLIP)
+def test_guidance_of_one_is_none_and_three_is_not(twin):
     canvas = tasks.text2video(GRID, twin.mask_id)
-    x = torch.randn(1, 3, *GRID)
+    piece, x = Piece(canvas, ["a"], torch.tensor([8.0])), torch.randn(1, 3, *GRID)
     told = twin(x, canvas.known, torch.tensor([0.5]), twin.read(["a"]))
-    assert torch.equal(model.velocity(canvas, ["a"], Guidance(1))(x, 0.5), told)
-    torch.testing.assert_close(model.velocity(canvas, ["a"], Guidance(1 + 1e-6))(x, 0.5), told, rtol=1e-4, atol=1e-4)
-    assert (model.velocity(canvas, ["a"], Guidance(3))(x, 0.5) - told).abs().max() > 1e-3
+    one, nearly, three = (velocity(twin, piece, Guidance(scale))(x, 0.5) for scale in (1, 1 + 1e-6, 3))
+    assert torch.equal(one, told)
+    torch.testing.assert_close(nearly, told, rtol=1e-4, atol=1e-4)
+    assert (three - told).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -296,7 +297,7 @@ def test_the_seed_belongs_to_the_sample(name, twin, tokenizer):
     def run(seeds, batch_size=16):
         canvas = tasks.text2video(GRID, twin.mask_id).repeat(len(seeds))
         solver = SOLVERS[name]()
-        return model.fill(canvas, ["a"] * len(seeds), seeds, 6, 2.0, solver=solver, batch_size=batch_size)
+        return model.fill(canvas, ["a"] * len(seeds), seeds, solver=solver, steps=6, batch_size=batch_size)
 
     alone, together = run([7]), run([3, 7, 5])
     assert torch.equal(alone[0], together[1])

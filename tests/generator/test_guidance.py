@@ -2,7 +2,8 @@ import pytest
 import torch
 from conftest import CLIP
 
-from generator import tasks
+from generator import filling, tasks
+from generator.filling import Piece
 from generator.guidance import Guidance, guide
 from generator.pipeline import VideoGenerator
 
@@ -93,7 +94,8 @@ def test_one_batch_of_both_passes_equals_two(model, calls):
     tokens = torch.where(known, torch.randint(125, grid.tokens.shape), grid.mask_id)
     digits = []
     for as_one_batch in (False, True):
-        predict = model.predictor(TEXTS, Guidance(3.0, start=0.5, rescale=0.5), as_one_batch=as_one_batch)
+        piece, guidance = Piece(grid, TEXTS, torch.tensor([8.0])), Guidance(3.0, start=0.5, rescale=0.5)
+        predict = filling.predictor(model.generator, piece, guidance, as_one_batch=as_one_batch)
         with torch.no_grad():
             digits.append([predict(tokens, ~known, u)[0](torch.empty(int((~known).sum()), 0)) for u in (0.0, 1.0)])
     assert calls == [2, 2, 2, 2, 4]
@@ -101,6 +103,6 @@ def test_one_batch_of_both_passes_equals_two(model, calls):
 
 
 def test_a_device_that_takes_both_passes_at_once_draws_the_same(model, monkeypatch):
-    apart, predictor = fill(model, 3.0), model.predictor
-    monkeypatch.setattr(model, "predictor", lambda *args, **named: predictor(*args, **named, as_one_batch=True))
+    apart, predictor = fill(model, 3.0), filling.predictor
+    monkeypatch.setattr(filling, "predictor", lambda *args: predictor(*args, as_one_batch=True))
     assert torch.equal(fill(model, 3.0), apart)

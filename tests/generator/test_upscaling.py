@@ -11,6 +11,8 @@ from data.shapes import Shapes
 from generator import tasks
 from generator.backbone import VideoTransformer
 from generator.card import model_card
+from generator.filling import Piece, predictor
+from generator.guidance import Guidance
 from generator.jobs import enlarged
 from generator.masked import MaskedGenerator, masked_loss
 from generator.pipeline import VideoGenerator
@@ -144,7 +146,9 @@ def test_both_passes_of_guidance_are_told_the_draft(model):
     where, none = torch.ones_like(tokens, dtype=torch.bool), torch.empty(36, 0, dtype=torch.long)
 
     def logits(texts, scale, as_one_batch):
-        return model.predictor(texts, scale, as_one_batch=as_one_batch, draft=draft)(tokens, where, 0.0)[0](none)
+        piece = Piece(replace(tasks.text2video(GRID, K).repeat(2), draft=draft), texts, torch.tensor([8.0]))
+        predict = predictor(model.generator, piece, Guidance(scale), as_one_batch=as_one_batch)
+        return predict(tokens, where, 0.0)[0](none)
 
     apart, together = (logits(["a red circle", ""], 3.0, as_one_batch) for as_one_batch in (False, True))
     torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-4)

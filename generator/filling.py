@@ -1,0 +1,214 @@
+"""How each kind of generator fills a piece of a canvas: what its network is told, and the sampler that asks it.
+
+    MaskedGenerator         logits of masked cells        samplers.sample
+    UniformGenerator        logits of noisy cells         uniform.denoise
+    MaskedLatentsGenerator  velocities of masked cells    samplers.sample, with a solver for each cell
+    DiffusionGenerator      the velocity of all cells     diffusion.integrate
+
+Generators of latents bring them to the tokens that they are nearest to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from generator.backbone import TextMemory
+from generator.caching import Pass
+from generator.diffusion import DiffusionGenerator, Euler, Numbers, Solver, Velocity, integrate
+from generator.guidance import Guidance, Network, apart, guide, guided, together
+from generator.masked import MaskedGenerator
+from generator.masked_latents import MaskedLatentsGenerator, drawing
+from generator.orders import Halton, Order
+from generator.samplers import Predict, Predictions, sample
+from generator.schedules import Schedule
+from generator.tasks import Canvas
+from generator.uniform import Denoiser, UniformGenerator, denoise
+from vq.quantizers import Quantizer
+
+Generator = MaskedGenerator | UniformGenerator | MaskedLatentsGenerator | DiffusionGenerator
+Code = Quantizer | Numbers  # tokens to latents and back
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample.
+
+    Args:
+        steps: calls of the network a sample (twice as many forward passes with guidance).
+        guidance: scale of classifier-free guidance; 1 is none.
+        order: which cells come first, of a generator that was trained with masks; None: Halton.
+        temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other. Two
+            numbers: of the first step and of the last.
+        revisions: calls after the last step, each of which makes a third of the frames anew, told the others; of a
+            generator that was trained with masks.
+        refresh: of so many calls one computes all positions, and the others only those that matter most; 1: every
+            call, which is exact. See ``generator.caching``.
+        solver: of a generator of latents, to which temperature, refresh and all from ``top_k`` on mean nothing; None:
+            Euler.
+        schedule, top_k, top_p, remask, lean: see ``generator.samplers.sample``.
+    """
+
+    steps: int = 16
+    guidance: float | Guidance = 2.0
+    order: Order | None = None
+    temperature: float | tuple[float, float] = 0.7
+    revisions: int = 12
+    refresh: int = 1
+    solver: Solver | None = None
+    schedule: Schedule | None = None
+    top_k: int | None = None
+    top_p: float = 1.0
+    remask: float = 0.0
+    lean: bool = True
+
+    def checked(self, generator: Generator) -> "Settings":
+        """With an order, a solver and a ``Guidance``. ``ValueError`` for what the generator cannot do."""
+        guidance = self.guidance if isinstance(self.guidance, Guidance) else Guidance(self.guidance)
+        order, name = self.order or Halton(), type(self.order).__name__
+        if guidance.rescale and generator.of_latents:
+            raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
+        if self.refresh > 1 and not order.blind:
+            raise ValueError(
+                f"refresh is {self.refresh}, and {name} has to see all cells before it knows which come first: use the "
+                "order halton or random, or refresh 1"
+            )
+        if isinstance(generator, MaskedLatentsGenerator) and not order.blind:
+            raise ValueError(
+                f"{name} asks how likely tokens are, and a generator of latents does not know: use the order halton or "
+                "random"
+            )
+        return replace(self, guidance=guidance, order=order, solver=self.solver or Euler())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What there is to fill, and what the network is told of it.
+
+    Args:
+        canvas: b samples, on the generator's device.
+        texts: theirs.
+        fps: frames a second, (1,).
+        actions: of a game, those of the canvas's frames, int64 (b, t); None: nothing is done.
+    """
+
+    canvas: Canvas
+    texts: Sequence[str]
+    fps: Tensor
+    actions: Tensor | None = None
+
+    def read(self, generator: Generator) -> tuple[TextMemory, TextMemory]:
+        """What the transformer is told with the texts, and without."""
+        read = partial(generator.read, list(self.texts), actions=self.actions, middle=self.canvas.middle)
+        return read(), read(drop=torch.ones(len(self.texts), dtype=torch.bool))
+
+
+def fill(generator: Generator, code: Code, piece: Piece, seeds: Sequence[int], how: Settings) -> Tensor:
+    """Tokens (b, t, h, w) of a piece; ``how`` is checked."""
+    canvas = piece.canvas
+    if isinstance(generator, MaskedGenerator):
+        rest = (how.temperature, how.revisions, how.top_k, how.top_p, how.remask, how.lean or how.refresh > 1)
+        predict = predictor(generator, piece, how.guidance, how.refresh)
+        return sample(predict, canvas, seeds, how.order, how.steps, how.schedule, *rest)
+    if isinstance(generator, UniformGenerator):
+        rest = (how.steps, how.schedule, how.temperature, how.top_k, how.top_p)
+        return denoise(denoiser(generator, piece, how.guidance), canvas, seeds, generator.digits, *rest)
+    make = flow if isinstance(generator, DiffusionGenerator) else masked_latents
+    clean = generator.normalise(code.lookup(canvas.tokens.masked_fill(~canvas.known, 0)))
+    latents = generator.denormalise(make(generator, piece, clean, seeds, how))
+    return torch.where(canvas.known, canvas.tokens, code.nearest(latents))
+
+
+def predictor(
+    generator: MaskedGenerator,
+    piece: Piece,
+    guidance: Guidance,
+    refresh: int = 1,
+    as_one_batch: bool | None = None,
+) -> Predict:
+    """The function that a sampler is given; the texts are read once.
+
+    ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU. An upscaler takes
+    an empty text for none, as it has learnt to go by its draft alone.
+    """
+    middle, draft = piece.canvas.middle, piece.canvas.draft
+    if as_one_batch is None:
+        as_one_batch = piece.fps.device.type != "cpu"
+    ask = partial(Pass, generator, middle=middle, refresh=refresh, fps=piece.fps, draft=draft)
+    texts, untold = list(piece.texts), torch.ones(len(piece.texts), dtype=torch.bool)
+    silent = torch.tensor([draft is not None and not text for text in texts])
+    read = partial(generator.read, actions=piece.actions, middle=middle)
+    if guidance.scale == 1:
+        return guided(guidance, ask(read(texts, drop=silent)), None)
+    if as_one_batch:
+        twice = [x if x is None else torch.cat([x, x]) for x in (piece.actions, draft)]
+        both = read(texts * 2, drop=torch.cat([silent, untold]), actions=twice[0])
+        return guided(guidance, ask(both[: len(texts)]), together(ask(both, draft=twice[1])))
+    told = ask(read(texts, drop=silent))
+    return guided(guidance, told, apart(told, ask(read(texts, drop=untold))))
+
+
+def denoiser(generator: UniformGenerator, piece: Piece, guidance: Guidance) -> Denoiser:
+    """The function that ``denoise`` is given; the texts are read once."""
+    (memory, null), canvas = piece.read(generator), piece.canvas
+
+    def predict(tokens: Tensor, level: float, progress: float) -> Predictions:
+        levels = torch.full((len(tokens),), level, device=tokens.device)
+
+        def network(text: TextMemory) -> Network:
+            return lambda tokens, where: generator(tokens, ~where, levels, text, canvas.middle, piece.fps)
+
+        told = network(memory)
+        return guided(guidance, told, apart(told, network(null)))(tokens, ~canvas.known, progress)
+
+    return predict
+
+
+def flow(generator: DiffusionGenerator, piece: Piece, clean: Tensor, seeds: Sequence[int], how: Settings) -> Tensor:
+    """Normalised latents (b, d, t, h, w), the clean ones where known."""
+    told = velocity(generator, piece, how.guidance)
+    return integrate(told, clean, piece.canvas.known, seeds, how.solver, how.steps, generator.shift)
+
+
+def velocity(generator: DiffusionGenerator, piece: Piece, guidance: Guidance) -> Velocity:
+    """The function that a solver is given; the texts are read once."""
+    (memory, null), canvas = piece.read(generator), piece.canvas
+
+    def told(text: TextMemory, x: Tensor, time: float) -> Tensor:
+        return generator(x, canvas.known, x.new_full((len(x),), time), text, canvas.middle, piece.fps)
+
+    return lambda x, time: guided_velocity(partial(told, memory), partial(told, null), guidance.at(1 - time))(x, time)
+
+
+def guided_velocity(told: Velocity, untold: Velocity, scale: float) -> Velocity:
+    if scale == 1:
+        return told
+    return lambda x, time: guide(told(x, time), untold(x, time), scale)
+
+
+def masked_latents(
+    generator: MaskedLatentsGenerator, piece: Piece, clean: Tensor, seeds: Sequence[int], how: Settings
+) -> Tensor:
+    """Normalised latents (b, d, t, h, w), the clean ones where known.
+
+    The sampler is that of tokens; what it fills in are the numbers of the vectors that have been drawn.
+    """
+    numbers = Numbers(generator.channels, clean.device)
+    canvas = replace(piece.canvas, tokens=numbers.nearest(clean))
+    memory, null = piece.read(generator)
+
+    def predict(tokens: Tensor, where: Tensor, progress: float) -> Velocity:
+        known = tokens != canvas.mask_id
+        latents, scale = numbers.lookup(tokens.masked_fill(~known, 0)), how.guidance.at(progress)
+
+        def told(text: TextMemory) -> Velocity:
+            condition = generator(latents, known, where, text, canvas.middle, piece.fps)
+            return lambda x, time: generator.head(x, x.new_full((len(x),), time), condition)
+
+        return told(memory) if scale == 1 else guided_velocity(told(memory), told(null), scale)
+
+    draw = drawing(numbers, how.solver)
+    filled = sample(predict, canvas, seeds, how.order, how.steps, how.schedule, revisions=how.revisions, draw=draw)
+    return numbers.lookup(filled)
