@@ -200,7 +200,7 @@ def quality(setup: Setup, tokenizer: Tokenizer, cache: TokenCache, budget: float
 def read(tokenizer: str, cache: str) -> tuple[Tokenizer, TokenCache]:
     """Raises ``ValueError`` where they do not fit each other, or the rival."""
     tokenizer, tokens = pretrained.load(tokenizer, "tokenizer"), TokenCache(cache)
-    if tokens.tokenizer != pretrained.fingerprint(tokenizer):
+    if tokens.tokenizer != pretrained.code_of(tokenizer):
         raise ValueError(f"the tokens in {cache} are another tokenizer's: encode them again, python -m vq.encode")
     if not 0 < tokens.info.codebook_size <= LARGEST:
         raise ValueError(

@@ -24,9 +24,9 @@ ENDS = {"tokens": ".npy", "latents": ".latents.npy", "words": ".words.npy", "act
 class CacheInfo:
     """Whose tokens a cache holds: those of ``clips`` clips of frames x height x width at fps, by one tokenizer.
 
-    ``tokenizer`` is its fingerprint: tokens of another one mean something else. A ``codebook_size`` of 0 means latents
-    without tokens. ``text`` is the configuration of the encoder of the captions, where they are encoded; ``actions``
-    are the names of a game's.
+    ``tokenizer`` is what ``vq.pretrained.code_of`` says of it: tokens of another one mean something else. A
+    ``codebook_size`` of 0 means latents without tokens. ``text`` is the configuration of the encoder of the captions,
+    where they are encoded; ``actions`` are the names of a game's.
     """
 
     tokenizer: str

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, get_token
 from data.commands import Parser, run
 from generator.card import model_card
 from generator.pipeline import VideoGenerator
+from vq import pretrained
 
 FILES = ("config.yaml", "tokenizer.safetensors", "generator.safetensors", "README.md", "recipe.yaml")
 
@@ -22,6 +23,9 @@ def main(args: list[str] | None = None) -> Path:
     parser = Parser(prog="python -m generator.export", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="training checkpoint of a generator, exported folder or hub id")
     parser.add_argument("folder", type=Path, help="is made, or written over")
+    parser.add_argument(
+        "--tokenizer", help="the same trained further with --model.decoder_only: its decoder takes the old one's place"
+    )
     parser.add_argument("--scores", nargs="*", type=Path, default=[], help="JSON files of python -m evaluation")
     parser.add_argument("--recipe", type=Path, help="yaml file; default: what the training run has kept")
     parser.add_argument("--notes", type=Path, help="Markdown for the card: data, hardware, time, limits")
@@ -34,6 +38,7 @@ def main(args: list[str] | None = None) -> Path:
     folder = export(
         given.checkpoint,
         given.folder,
+        tokenizer=given.tokenizer,
         scores=given.scores,
         recipe=given.recipe or kept_recipe(given.checkpoint),
         notes=given.notes,
@@ -50,6 +55,7 @@ def main(args: list[str] | None = None) -> Path:
 def export(
     checkpoint: str,
     folder: Path,
+    tokenizer: str | None,
     scores: list[Path],
     recipe: Path | None,
     notes: Path | None,
@@ -59,6 +65,14 @@ def export(
 ) -> Path:
     """Writes the folder; see ``main`` for the arguments. What is wrong is said before anything is written."""
     model = VideoGenerator.from_pretrained(checkpoint)
+    if tokenizer is not None:
+        better = pretrained.load(tokenizer, "tokenizer")
+        if pretrained.code_of(better) != pretrained.code_of(model.tokenizer):
+            raise ValueError(
+                f"the tokenizer at {tokenizer} makes other tokens than the model's: give one that was trained further "
+                "from it with --model.decoder_only true"
+            )
+        model = VideoGenerator(better, model.generator, model.clip)
     results = [read_scores(path) for path in scores]
     text = None if recipe is None else read(recipe)
     card = model_card(

@@ -40,7 +40,7 @@ class FrozenTokenizer(L.LightningModule):
             check_compiler(self.device)
             self.generator.backbone.compile()
         for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
-            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.fingerprint(self.tokenizer):
+            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.code_of(self.tokenizer):
                 raise ValueError(
                     f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
                     "this run, python -m vq.encode --tokenizer ..."
@@ -100,10 +100,10 @@ class FrozenTokenizer(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
         checkpoint["clip"] = self.trainer.datamodule.clip
-        checkpoint["tokenizer_fingerprint"] = pretrained.fingerprint(self.tokenizer)
+        checkpoint["tokenizer_fingerprint"] = pretrained.code_of(self.tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if checkpoint["tokenizer_fingerprint"] != pretrained.fingerprint(self.tokenizer):
+        if checkpoint["tokenizer_fingerprint"] != pretrained.code_of(self.tokenizer):
             raise ValueError(
                 "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
             )

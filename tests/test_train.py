@@ -107,9 +107,9 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
     if recipe.match("vq/large.yaml"):
         flags += [*TINY_VQ, "--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
         flags += ["--model.compile", "false"]
-    if recipe.match("vq/demo-64.yaml"):
+    if recipe.stem in ("demo-64", "showcase") and "vq" in recipe.parts:  # they go on with another's tokenizer
         flags += ["--model.tokenizer", str(tokenizer)]
-    if recipe.match("generator/*demo.yaml"):
+    if recipe.match("generator/*demo.yaml") or recipe.match("generator/showcase.yaml"):
         flags += on_tokens
     elif "generator" in str(recipe):
         flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
@@ -350,6 +350,23 @@ def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path)
     before, after = (pretrained.load(model, "tokenizer") for model in (tokenizer, tmp_path / "model"))
     assert pretrained.fingerprint(before) == pretrained.fingerprint(after)
     assert torch.equal(cli.model.tokenizer.quantizer.highest, before.quantizer.highest)
+
+
+def test_a_decoder_trained_further_leaves_all_tokens_as_they_are(tokenizer, on_tokens, tmp_path):
+    further = ["--model.tokenizer", str(tokenizer), "--model.decoder_only", "true"]
+    fit(ROOT / "configs/vq/demo-64.yaml", tmp_path, *further, *two(3))
+    before, after = (pretrained.load(model, "tokenizer") for model in (tokenizer, tmp_path / "model"))
+    same = {name: torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items()}
+    assert all(equal for name, equal in same.items() if not name.startswith("decoder."))
+    assert not any(equal for name, equal in same.items() if name.startswith("decoder.") and name.endswith("weight"))
+    assert pretrained.code_of(before) == pretrained.code_of(after)
+    on_tokens = [str(tmp_path / "model") if flag == str(tokenizer) else flag for flag in on_tokens]
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path / "generator", *on_tokens, *two())  # the cache is still its own
+
+
+def test_a_decoder_alone_is_not_trained_from_nothing(tmp_path):
+    with pytest.raises(ValueError, match="give the folder of a trained"):
+        fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, "--model.decoder_only", "true", *two())
 
 
 def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwarn):

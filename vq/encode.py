@@ -86,7 +86,7 @@ def encode(
         "text": None if text is None else text.config,
         "actions": games and list(games),
     }
-    begin(out, CacheInfo(pretrained.fingerprint(model), model.codebook_size, clips, **size, **about))
+    begin(out, CacheInfo(pretrained.code_of(model), model.codebook_size, clips, **size, **about))
 
     left = [(number, shard) for number, shard in enumerate(shards(dataset, clips)) if not has_shard(out, number)]
     batches = [shard[i : i + data.batch_size] for _, shard in left for i in range(0, len(shard), data.batch_size)]

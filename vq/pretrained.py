@@ -63,8 +63,13 @@ def clip(source: str | Path) -> dict:
     return yaml.safe_load((_folder(source) / "config.yaml").read_text())["clip"]
 
 
+def code_of(tokenizer: nn.Module) -> str:
+    """A short hash of what makes a tokenizer's tokens: with one code, decoders may differ, tokens do not."""
+    return fingerprint(nn.ModuleDict({"encoder": tokenizer.encoder, "quantizer": tokenizer.quantizer}))
+
+
 def fingerprint(module: nn.Module) -> str:
-    """A short hash of all weights: two tokenizers of one fingerprint give the same tokens."""
+    """A short hash of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())

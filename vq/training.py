@@ -29,6 +29,9 @@ class TokenizerTraining(L.LightningModule):
         perceptual: LPIPS, of ``perceptual_frames`` frames of each clip, drawn anew at each step.
         perceptual_weight: of LPIPS beside the absolute error.
         adversary: discriminators, and when they begin.
+        decoder_only: encoder and quantizer stay as they are, and so do all tokens: a cache of them, or a generator that
+            was trained on them, goes on with the better decoder (``generator.export --tokenizer``). The tokenizer must
+            be a trained one.
         compile: whether torch.compile makes the model faster, after some minutes at the first step; it needs a C++
             compiler.
     """
@@ -45,15 +48,27 @@ class TokenizerTraining(L.LightningModule):
         perceptual_weight: float = 0.5,
         perceptual_frames: int = 2,
         adversary: Adversary | None = None,
+        decoder_only: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if decoder_only and not isinstance(tokenizer, str):
+            raise ValueError("decoder_only leaves the encoder as it is: give the folder of a trained --model.tokenizer")
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").train() if isinstance(tokenizer, str) else tokenizer
+        self.frozen = [self.tokenizer.encoder, self.tokenizer.quantizer] if decoder_only else []
+        for part in self.frozen:
+            part.requires_grad_(False).eval()
         self.adversary, self.compiled = adversary, compile
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.weights = {"temporal_weight": temporal_weight, "squared_weight": squared_weight}
         self._perceptual = perceptual and (perceptual,)  # in a tuple, out of sight of state_dict: not to be stored
         self.perceptual_weight, self.perceptual_frames = perceptual_weight, perceptual_frames
+
+    def train(self, mode: bool = True) -> "TokenizerTraining":
+        super().train(mode)
+        for part in self.frozen:  # a quantizer's running statistics, too
+            part.eval()
+        return self
 
     def on_fit_start(self) -> None:
         check_start(self)

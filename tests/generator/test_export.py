@@ -15,6 +15,7 @@ from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
+from vq import pretrained
 
 RECIPE = {
     "trainer": {"max_steps": 10, "callbacks": [{"class_path": "x", "init_args": {"prompts": ["a dog runs"]}}]},
@@ -49,6 +50,22 @@ def checkpoint(tokenizer, generator, tmp_path) -> Path:
 
 def head_of(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_a_better_decoder_takes_the_place_of_the_old_one(checkpoint, tokenizer, tmp_path):
+    before = {name: value.clone() for name, value in tokenizer.decoder.state_dict().items()}
+    torch.nn.init.normal_(tokenizer.decoder.out[-1].bias)
+    pretrained.save(tmp_path / "better", CLIP, tokenizer=tokenizer)
+    folder = export.main([str(checkpoint), str(tmp_path / "out"), "--tokenizer", str(tmp_path / "better")])
+    after = VideoGenerator.from_pretrained(folder).tokenizer.decoder.state_dict()
+    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    assert [name.split(".")[-1] for name in changed] == ["bias"]
+
+    torch.nn.init.normal_(next(tokenizer.encoder.parameters()))
+    pretrained.save(tmp_path / "other", CLIP, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="makes other tokens than the model's"):
+        export.main([str(checkpoint), str(tmp_path / "no"), "--tokenizer", str(tmp_path / "other")])
+    assert not (tmp_path / "no").exists()
 
 
 def test_the_folder_needs_nothing_else_and_makes_the_same_videos(checkpoint, tmp_path):
