@@ -9,15 +9,12 @@ from torch import Tensor
 
 from data.module import Batch
 from generator.backbone import TextMemory, VideoTransformer
-from generator.conditioning import checked
 from generator.diffusion import logit_normal
 from generator.masked_latents import MaskedLatentsGenerator, masked_latents_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks
-from generator.schedules import Cosine, Schedule
 from generator.text import TextEncoder
-from generator.training import FrozenTokenizer, LatentTraining, conditionings
+from generator.training import FrozenTokenizer, LatentTraining
 from generator.uniform import UniformGenerator, add_noise, uniform_loss
-from vq import pretrained
 from vq.training import optimizer
 
 
@@ -25,17 +22,10 @@ class UniformTraining(FrozenTokenizer):
     """Fits a generator of tokens out of noise to the tokens of a data set.
 
     Args:
-        tokenizer, backbone, text: see ``GeneratorTraining``.
-        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
-        schedule: how levels are drawn, and the shares of unknown cells where some are known; None: cosine.
-        patch_size: see ``GeneratorTraining``.
-        mixture: what is known of a clip, and so is clean; see ``GeneratorTraining``.
-        known_share: without a mixture, the share of the samples of which random cells are known.
-        text_dropout: share of the captions replaced by the null text, for guidance.
-        image_share, middle_share: see ``GeneratorTraining``.
-        seed: of levels, noise, masks and dropped captions. What is known is that of a twin, images and dropped captions
-            those of every generator, that is trained with the same seed.
-        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
+        backbone, text, patch_size: see ``GeneratorTraining``.
+        known_share: without a mixture, the share of the samples of which random cells are known, and so are clean:
+            those of a twin that is trained with the same seed.
+        common: see ``FrozenTokenizer``; of the schedule are the levels of noise, too.
     """
 
     def __init__(
@@ -43,33 +33,13 @@ class UniformTraining(FrozenTokenizer):
         tokenizer: str,
         backbone: VideoTransformer,
         text: TextEncoder,
-        learning_rate: float = 1e-3,
-        warmup_steps: int = 100,
-        weight_decay: float = 0.02,
-        schedule: Schedule | None = None,
         patch_size: int = 1,
-        mixture: dict[str, float] | None = None,
         known_share: float = 0.25,
-        text_dropout: float = 0.1,
-        image_share: float = 0.05,
-        middle_share: float = 0.0,
-        seed: int = 0,
-        compile: bool = False,
-        decay: bool = True,
+        **common,
     ) -> None:
-        super().__init__()
-        self.compiled, self.decay = compile, decay
-        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
-        if not self.tokenizer.codebook_size:
-            raise ValueError(f"the tokenizer at {tokenizer} is continuous: noise on tokens needs a codebook")
-        codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
-        trained_for = conditionings(mixture or {"text": 1.0}, middle_share)
-        self.generator = UniformGenerator(backbone, text, codebook_size, digits, patch_size, trained_for)
-        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.mixture = checked(mixture) if mixture else None
-        self.known_share, self.schedule = known_share, schedule or Cosine()
-        self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
-        self.seed = seed
+        super().__init__(tokenizer, **common)
+        self.generator = UniformGenerator(backbone, text, *self.codebook(), patch_size, self.trained_for)
+        self.known_share = known_share
 
     @property
     def asked_share(self) -> float:
@@ -121,18 +91,10 @@ class MaskedLatentsTraining(LatentTraining):
     """Fits a generator of masked latents to the latents of a data set, or to the vectors that its tokens stand for.
 
     Args:
-        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer, discrete or ``Continuous``. It
-            stays frozen and becomes part of the checkpoint.
         backbone, text: see ``GeneratorTraining``.
-        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
         blocks: of the head; see ``MaskedLatentsGenerator``.
         times: how many each hidden cell is asked at, in one step.
-        schedule: how mask ratios are drawn; None: cosine.
-        text_dropout, image_share, middle_share, mixture: see ``GeneratorTraining``.
-        measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
-        seed: of masks, times, noise and dropped captions. Masks are those of tokens, images and dropped captions those
-            of every generator, that is trained with the same seed.
-        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
+        common: see ``LatentTraining``; masks are those of tokens that are trained with the same seed.
     """
 
     def __init__(
@@ -140,31 +102,14 @@ class MaskedLatentsTraining(LatentTraining):
         tokenizer: str,
         backbone: VideoTransformer,
         text: TextEncoder,
-        learning_rate: float = 1e-3,
-        warmup_steps: int = 100,
-        weight_decay: float = 0.02,
         blocks: int = 3,
         times: int = 4,
-        schedule: Schedule | None = None,
-        text_dropout: float = 0.1,
-        image_share: float = 0.05,
-        middle_share: float = 0.0,
-        mixture: dict[str, float] | None = None,
-        measured_clips: int = 512,
-        seed: int = 0,
-        compile: bool = False,
-        decay: bool = True,
+        **common,
     ) -> None:
-        super().__init__()
-        self.compiled, self.decay = compile, decay
-        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
-        channels, trained_for = self.tokenizer.quantizer.dim, conditionings(mixture or {"text": 1.0}, middle_share)
-        self.generator = MaskedLatentsGenerator(backbone, text, channels, blocks, trained_for)
-        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.mixture = checked(mixture) if mixture else None
-        self.times, self.schedule = times, schedule or Cosine()
-        self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
-        self.measured_clips, self.seed = measured_clips, seed
+        super().__init__(tokenizer, **common)
+        channels = self.tokenizer.quantizer.dim
+        self.generator = MaskedLatentsGenerator(backbone, text, channels, blocks, self.trained_for)
+        self.times = times
 
     @property
     def asked_share(self) -> float:

@@ -25,9 +25,59 @@ from vq.training import check_start, optimizer
 
 
 class FrozenTokenizer(L.LightningModule):
-    """Base of all: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all."""
+    """Base of all: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all.
 
-    compiled = False
+    Args:
+        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer. It stays frozen and becomes
+            part of the checkpoint.
+        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
+        schedule: how mask ratios, or shares of what is unknown, are drawn; None: cosine.
+        mixture: what is known of a clip: names of ``generator.conditioning`` and their weights; None: nothing in
+            particular.
+        text_dropout: share of the captions replaced by the null text, for guidance.
+        image_share: share of the steps that see only first frames: images, in the same model.
+        middle_share: share of the steps without the first latent frame, on a piece from the middle of a video: for
+            what follows, precedes or closes the circle.
+        seed: of all that is drawn; each step has its own generator, so a resumed run draws the same, and images and
+            dropped captions are those of every kind of generator that is trained with the same seed.
+        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.02,
+        decay: bool = True,
+        schedule: Schedule | None = None,
+        mixture: dict[str, float] | None = None,
+        text_dropout: float = 0.1,
+        image_share: float = 0.05,
+        middle_share: float = 0.0,
+        seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.decay, self.compiled, self.seed = decay, compile, seed
+        self.schedule, self.mixture = schedule or Cosine(), mixture and checked(mixture)
+        self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
+
+    @property
+    def trained_for(self) -> list[str]:
+        """By name; see ``MaskedGenerator.trained_for``."""
+        shares = self.mixture or {"text": 1.0}
+        return [name for name, share in shares.items() if share] + ["middle"] * (self.middle_share > 0)
+
+    def codebook(self) -> tuple[int, tuple]:
+        """Its size and the tokenizer's digits. ``ValueError`` where there is none."""
+        if not self.tokenizer.codebook_size:
+            raise ValueError(
+                "the tokenizer is continuous, and tokens need a codebook: give a discrete --model.tokenizer"
+            )
+        return self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
 
     def train(self, mode: bool = True) -> "FrozenTokenizer":
         super().train(mode)
@@ -109,35 +159,20 @@ class FrozenTokenizer(L.LightningModule):
             )
 
 
-def conditionings(mixture: dict[str, float], middle_share: float) -> list[str]:
-    """What a model is trained for, by name; see ``MaskedGenerator.trained_for``."""
-    return [name for name, share in mixture.items() if share] + ["middle"] * (middle_share > 0)
-
-
 class GeneratorTraining(FrozenTokenizer):
     """Fits a masked generator to the tokens of a data set.
 
     Args:
-        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer. It stays frozen and becomes
-            part of the checkpoint.
         backbone: the transformer.
         text: encoder of the captions.
-        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
-        schedule: how mask ratios are drawn; None: cosine.
         patch_size: p x p tokens of a frame share a position of the transformer; see ``MaskedGenerator``.
-        text_dropout: share of the captions replaced by the null text, for guidance.
-        image_share: share of the steps that see only first frames: images, in the same model.
-        middle_share: share of the steps without the first latent frame, on a piece from the middle of a video: for
-            what follows, precedes or closes the circle.
-        mixture: what is known of a clip: names of ``generator.conditioning`` and their weights; None: the text alone.
         frame_ratios: share of the steps in which each latent frame has a mask ratio of its own.
         corruption: up to which share of the visible tokens are doubtful; see ``generator.puzzles.corrupt``.
         weight: of the hidden tokens by mask ratio, see ``generator.weights``; None: all alike.
         label_smoothing: of the cross-entropy.
         drafts: for an upscaler: what it is told of each clip. None: it is told nothing, and is none.
-        seed: of masks and dropped captions; each step has its own generator, so a resumed run draws the same.
-        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
         actions: names of those that the data's game has, to tell the transformer of them; None: of no game.
+        common: see ``FrozenTokenizer``.
     """
 
     def __init__(
@@ -145,46 +180,24 @@ class GeneratorTraining(FrozenTokenizer):
         tokenizer: str,
         backbone: VideoTransformer,
         text: TextEncoder,
-        learning_rate: float = 1e-3,
-        warmup_steps: int = 100,
-        weight_decay: float = 0.02,
-        schedule: Schedule | None = None,
         patch_size: int = 1,
-        text_dropout: float = 0.1,
-        image_share: float = 0.05,
-        middle_share: float = 0.0,
-        mixture: dict[str, float] | None = None,
         frame_ratios: float = 0.0,
         corruption: float = 0.0,
         weight: Weight | None = None,
         label_smoothing: float = 0.0,
         drafts: Drafts | None = None,
-        seed: int = 0,
-        compile: bool = False,
-        decay: bool = True,
         actions: list[str] | None = None,
+        **common,
     ) -> None:
-        super().__init__()
-        self.compiled, self.decay = compile, decay
-        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
-        if not self.tokenizer.codebook_size:
-            raise ValueError(f"the tokenizer at {tokenizer} is continuous: masked generation needs a codebook")
-        codebook_size, digits = self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
-        mixture = checked(mixture or {"text": 1.0})
-        trained_for = conditionings(mixture, middle_share)
+        super().__init__(tokenizer, **common)
         games = actions and Actions(actions, self.tokenizer.time_compression, backbone.dim)
-        self.drafts, upscale = drafts, 1
-        if drafts:
-            trained_for = ["draft" if name == "text" else name for name in trained_for]
-            upscale = drafts.factor
-        shape = (codebook_size, digits, patch_size)
+        trained_for = ["draft" if name == "text" and drafts else name for name in self.trained_for]
+        shape = (*self.codebook(), patch_size)
+        self.drafts, upscale = drafts, drafts.factor if drafts else 1
         self.generator = MaskedGenerator(backbone, text, *shape, trained_for, games, upscale)
-        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.schedule = schedule or Cosine()
-        self.text_dropout, self.label_smoothing, self.seed = text_dropout, label_smoothing, seed
-        self.image_share, self.middle_share = image_share, middle_share
+        self.label_smoothing = label_smoothing
         self.puzzles = {
-            "mixture": mixture if set(mixture) != {"text"} else None,
+            "mixture": None if set(self.mixture or {}) == {"text"} else self.mixture,
             "frame_ratios": frame_ratios,
             "corruption": corruption,
             "weight": weight,
@@ -251,9 +264,18 @@ class GeneratorTraining(FrozenTokenizer):
 
 
 class LatentTraining(FrozenTokenizer):
-    """Base of those that fit latents: a continuous tokenizer's, or the vectors that tokens stand for."""
+    """Base of those that fit latents: a continuous tokenizer's, or the vectors that tokens stand for.
+
+    Args:
+        measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
+        common: see ``FrozenTokenizer``.
+    """
 
     TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
+
+    def __init__(self, tokenizer: str, measured_clips: int = 512, **common) -> None:
+        super().__init__(tokenizer, **common)
+        self.measured_clips = measured_clips
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -276,22 +298,10 @@ class DiffusionTraining(LatentTraining):
     """Fits the continuous twin to the latents of a data set, or to the vectors that its tokens stand for.
 
     Args:
-        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer, discrete or ``Continuous``. It
-            stays frozen and becomes part of the checkpoint.
-        backbone: the transformer.
-        text: encoder of the captions.
-        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
+        backbone, text, actions: see ``GeneratorTraining``.
         shift: of the times; see ``DiffusionGenerator``.
-        mixture: what is known of a clip, and so is clean; see ``GeneratorTraining``.
-        known_share: without a mixture, the share of the samples of which random positions are known.
-        schedule: how the share of unknown positions is drawn in those; None: cosine.
-        text_dropout: share of the captions replaced by the null text, for guidance.
-        image_share, middle_share: see ``GeneratorTraining``.
-        measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
-        seed: of times, noise, masks and dropped captions. Images and dropped captions are those of a masked generator
-            that is trained with the same seed.
-        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
-        actions: see ``GeneratorTraining``.
+        known_share: without a mixture, the share of the samples of which random positions are known, and so are clean.
+        common: see ``LatentTraining``.
     """
 
     def __init__(
@@ -299,33 +309,16 @@ class DiffusionTraining(LatentTraining):
         tokenizer: str,
         backbone: VideoTransformer,
         text: TextEncoder,
-        learning_rate: float = 1e-3,
-        warmup_steps: int = 100,
-        weight_decay: float = 0.02,
         shift: float = 1.0,
-        mixture: dict[str, float] | None = None,
         known_share: float = 0.25,
-        schedule: Schedule | None = None,
-        text_dropout: float = 0.1,
-        image_share: float = 0.05,
-        middle_share: float = 0.0,
-        measured_clips: int = 512,
-        seed: int = 0,
-        compile: bool = False,
-        decay: bool = True,
         actions: list[str] | None = None,
+        **common,
     ) -> None:
-        super().__init__()
-        self.compiled, self.decay = compile, decay
-        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
-        trained_for = conditionings(mixture or {"text": 1.0}, middle_share)
+        super().__init__(tokenizer, **common)
         games = actions and Actions(actions, self.tokenizer.time_compression, backbone.dim)
-        self.generator = DiffusionGenerator(backbone, text, self.tokenizer.quantizer.dim, shift, trained_for, games)
-        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.mixture = checked(mixture) if mixture else None
-        self.known_share, self.schedule = known_share, schedule or Cosine()
-        self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
-        self.measured_clips, self.seed = measured_clips, seed
+        channels = self.tokenizer.quantizer.dim
+        self.generator = DiffusionGenerator(backbone, text, channels, shift, self.trained_for, games)
+        self.known_share = known_share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
