@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> Path:
     parser.add_argument("checkpoint", help="training checkpoint of a generator, exported folder or hub id")
     parser.add_argument("folder", type=Path, help="is made, or written over")
     parser.add_argument(
-        "--tokenizer", help="the same trained further with --model.decoder_only: its decoder takes the old one's place"
+        "--tokenizer", help="one that was trained with --model.encoder: its decoder takes the old one's place"
     )
     parser.add_argument("--scores", nargs="*", type=Path, default=[], help="JSON files of python -m evaluation")
     parser.add_argument("--recipe", type=Path, help="yaml file; default: what the training run has kept")
@@ -69,8 +69,8 @@ def export(
         better = pretrained.load(tokenizer, "tokenizer")
         if pretrained.code_of(better) != pretrained.code_of(model.tokenizer):
             raise ValueError(
-                f"the tokenizer at {tokenizer} makes other tokens than the model's: give one that was trained further "
-                "from it with --model.decoder_only true"
+                f"the tokenizer at {tokenizer} makes other tokens than the model's: give one that was trained with "
+                "--model.encoder and the model's own"
             )
         model = VideoGenerator(better, model.generator, model.clip)
     results = [read_scores(path) for path in scores]

@@ -353,7 +353,7 @@ def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path)
 
 
 def test_a_decoder_trained_further_leaves_all_tokens_as_they_are(tokenizer, on_tokens, tmp_path):
-    further = ["--model.tokenizer", str(tokenizer), "--model.decoder_only", "true"]
+    further = ["--model.tokenizer", str(tokenizer), "--model.encoder", str(tokenizer)]
     fit(ROOT / "configs/vq/demo-64.yaml", tmp_path, *further, *two(3))
     before, after = (pretrained.load(model, "tokenizer") for model in (tokenizer, tmp_path / "model"))
     same = {name: torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items()}
@@ -364,9 +364,15 @@ def test_a_decoder_trained_further_leaves_all_tokens_as_they_are(tokenizer, on_t
     fit(ROOT / "configs/generator/demo.yaml", tmp_path / "generator", *on_tokens, *two())  # the cache is still its own
 
 
-def test_a_decoder_alone_is_not_trained_from_nothing(tmp_path):
-    with pytest.raises(ValueError, match="give the folder of a trained"):
-        fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, "--model.decoder_only", "true", *two())
+def test_a_larger_decoder_is_trained_on_the_tokens_of_another_tokenizer(tokenizer, tmp_path):
+    larger = ["--model.tokenizer.decoder_channels", "[8,16,16]", "--model.tokenizer.decoder_blocks", "2"]
+    fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, *larger, "--model.encoder", str(tokenizer), *two())
+    before, after = (pretrained.load(model, "tokenizer") for model in (tokenizer, tmp_path / "model"))
+    assert pretrained.code_of(before) == pretrained.code_of(after)
+    size = [sum(p.numel() for p in model.decoder.parameters()) for model in (before, after)]
+    assert size[1] > 2 * size[0]
+    with pytest.raises(ValueError, match=r"the encoder of .* has another shape"):
+        fit(ROOT / "configs/vq/demo.yaml", tmp_path / "no", "--model.encoder", str(tokenizer), *two())
 
 
 def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwarn):

@@ -40,6 +40,7 @@ class Tokenizer(Configurable, nn.Module):
         encoder_kernel: side of the encoder's convolutions inside a frame. With 1 a token speaks of its own square of
             pixels alone (and of its past): what is equal gets equal tokens, wherever it stands, which a generator
             learns to predict in far fewer steps. The decoder sees all around either way. (docs/LOG.md)
+        decoder_channels, decoder_blocks: of the decoder, where it is to be larger; None: those of the encoder.
     """
 
     def __init__(
@@ -51,12 +52,18 @@ class Tokenizer(Configurable, nn.Module):
         time_compression: int = 4,
         space_compression: int = 8,
         encoder_kernel: int = 3,
+        decoder_channels: Sequence[int] | None = None,
+        decoder_blocks: int | None = None,
     ) -> None:
         super().__init__()
-        space_down = _halvings(space_compression / patch_size, len(channels), "space_compression / patch_size")
-        time_down = _halvings(time_compression, len(channels), "time_compression")
-        trunk = (quantizer.dim, tuple(channels), blocks, patch_size, space_down, time_down[::-1])
-        self.encoder, self.quantizer, self.decoder = Encoder(*trunk, encoder_kernel), quantizer, Decoder(*trunk)
+
+        def trunk(channels: Sequence[int], blocks: int) -> tuple:
+            space_down = _halvings(space_compression / patch_size, len(channels), "space_compression / patch_size")
+            time_down = _halvings(time_compression, len(channels), "time_compression")
+            return quantizer.dim, tuple(channels), blocks, patch_size, space_down, time_down[::-1]
+
+        self.encoder, self.quantizer = Encoder(*trunk(channels, blocks), encoder_kernel), quantizer
+        self.decoder = Decoder(*trunk(decoder_channels or channels, decoder_blocks or blocks))
         self.time_compression, self.space_compression = time_compression, space_compression
         self.codebook_size = quantizer.codebook_size
         self.initialise()

@@ -29,9 +29,9 @@ class TokenizerTraining(L.LightningModule):
         perceptual: LPIPS, of ``perceptual_frames`` frames of each clip, drawn anew at each step.
         perceptual_weight: of LPIPS beside the absolute error.
         adversary: discriminators, and when they begin.
-        decoder_only: encoder and quantizer stay as they are, and so do all tokens: a cache of them, or a generator that
-            was trained on them, goes on with the better decoder (``generator.export --tokenizer``). The tokenizer must
-            be a trained one.
+        encoder: folder, training checkpoint or hub id of a tokenizer whose encoder and quantizer this one takes over
+            and leaves as they are, and with them all tokens: what was trained on these goes on with the new decoder
+            (``generator.export --tokenizer``). None: the encoder is trained, too.
         compile: whether torch.compile makes the model faster, after some minutes at the first step; it needs a C++
             compiler.
     """
@@ -48,16 +48,12 @@ class TokenizerTraining(L.LightningModule):
         perceptual_weight: float = 0.5,
         perceptual_frames: int = 2,
         adversary: Adversary | None = None,
-        decoder_only: bool = False,
+        encoder: str | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if decoder_only and not isinstance(tokenizer, str):
-            raise ValueError("decoder_only leaves the encoder as it is: give the folder of a trained --model.tokenizer")
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").train() if isinstance(tokenizer, str) else tokenizer
-        self.frozen = [self.tokenizer.encoder, self.tokenizer.quantizer] if decoder_only else []
-        for part in self.frozen:
-            part.requires_grad_(False).eval()
+        self.frozen = [] if encoder is None else take_over(self.tokenizer, encoder)
         self.adversary, self.compiled = adversary, compile
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.weights = {"temporal_weight": temporal_weight, "squared_weight": squared_weight}
@@ -126,6 +122,22 @@ class TokenizerTraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = {"tokenizer": self.tokenizer.config}
         checkpoint["clip"] = self.trainer.datamodule.clip
+
+
+def take_over(tokenizer: Tokenizer, source: str) -> list[nn.Module]:
+    """Gives a tokenizer another's encoder and quantizer, which no training changes; returns the two."""
+    other = pretrained.load(source, "tokenizer")
+    parts = {name: getattr(tokenizer, name) for name in ("encoder", "quantizer")}
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(getattr(other, name).state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"the {name} of {source} has another shape than that of --model.tokenizer, which is to take it over: "
+                "give both the same, the decoder's channels and blocks may differ"
+            ) from error
+        part.requires_grad_(False).eval()
+    return list(parts.values())
 
 
 def check_start(training: L.LightningModule) -> None:
