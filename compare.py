@@ -23,7 +23,7 @@ from evaluation import comparison
 from evaluation.__main__ import open_videos
 from evaluation.arms import Sampling, Score, Trained, fresh, right
 from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
-from evaluation.reconstruction import eight_bits
+from evaluation.clips import eight_bits
 from evaluation.report import write_report
 from vq import encode, pretrained
 from vq.losses import psnr

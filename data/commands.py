@@ -50,7 +50,10 @@ def find_device(name: str) -> str:
 
 def in_words(error: object) -> str:
     """The part of an error of several lines that says what is wrong, in one line."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
+    text = str(error)
+    if "Original Traceback" in text:  # as a worker process of a data loader hands it on
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    lines = [line.strip(" -") for line in text.splitlines()]
     lines = [line.partition('":')[2].strip() if line.startswith("Parser key") else line for line in lines]
     types = [line for line in lines if line.startswith("Expected a <class") and "Got value" not in line]
     telling = [line for line in lines if line and line not in types and not line.startswith(AROUND)]

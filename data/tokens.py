@@ -26,7 +26,7 @@ class CacheInfo:
 
     ``tokenizer`` is what ``vq.pretrained.code_of`` says of it: tokens of another one mean something else. A
     ``codebook_size`` of 0 means latents without tokens. ``text`` is the configuration of the encoder of the captions,
-    where they are encoded; ``actions`` are the names of a game's.
+    where they are encoded; ``actions`` are the names of a game's; ``data`` tells data sets apart, by some of the clips.
     """
 
     tokenizer: str
@@ -39,6 +39,7 @@ class CacheInfo:
     latents: bool = False
     text: dict | None = None
     actions: list[str] | None = None
+    data: str | None = None
 
 
 class TokenCache(torch.utils.data.Dataset):

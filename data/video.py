@@ -238,7 +238,7 @@ def _too_short(path, duration: float, frames: int | None, rate: float, begin: fl
     start = f" from {begin:.2f} s" if begin else ""
     return (
         f"{path}: has {duration:.2f} s, {frames} frames at {rate:g} fps{start} need more than {needed:.2f} s: "
-        "lower --frames, raise the fps or give a longer video"
+        "ask for fewer frames, raise the fps or give a longer video"
     )
 
 
@@ -337,7 +337,9 @@ def _image(path: str | Path) -> Iterator[Image.Image]:
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             yield image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except VideoError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VideoError(f"{path}: not a readable image ({reason}): give an intact png, jpg or webp") from error
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from data.shapes import Shapes, stated
 from data.video import Example, to_uint8
+from evaluation.clips import eight_bits
 from evaluation.detector import detect, matches
 from evaluation.generation import others
-from evaluation.reconstruction import eight_bits
 from generator import tasks
 from generator.diffusion import SOLVERS, Numbers
 from generator.orders import ORDERS

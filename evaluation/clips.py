@@ -11,7 +11,6 @@ from tqdm import tqdm
 from data.module import collate
 from data.video import to_float, to_uint8
 from evaluation.protocol import clip_bytes
-from evaluation.reconstruction import eight_bits
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def read(dataset: Dataset, start: int, count: int, what: str, known: Sequence[by
     return clips
 
 
-def read_reference(dataset: Dataset, clips: int) -> tuple[Clips, Clips | None]:
-    """The first ``clips`` of a data set, and as many further ones, or None if it has no others.
+def read_reference(dataset: Dataset, clips: int, floor: bool = True) -> tuple[Clips, Clips | None]:
+    """The first ``clips`` of a data set, and for a ``floor`` as many further ones, or None if it has no others.
 
     Raises ``ValueError`` where it has fewer.
     """
@@ -74,6 +73,8 @@ def read_reference(dataset: Dataset, clips: int) -> tuple[Clips, Clips | None]:
         raise ValueError(
             f"the data set has {len(reference)} different clips: expected --clips {len(reference)} or less"
         )
+    if not floor:
+        return reference, None
     known = [pixels.tobytes() for pixels in reference.pixels]
     further = read(dataset, clips, clips, "reading further ones", known)
     return reference, further if len(further) == clips else None
@@ -99,3 +100,8 @@ def sets(
     yield "frames shuffled", torch.stack([clip[:, order] for clip, order in zip(video, orders, strict=True)])
     yield "first frame", video[:, :, :1].expand_as(video).contiguous()
     yield "noise", eight_bits(torch.stack([2 * torch.rand(video.shape[1:], generator=draw) - 1 for draw in draws]))
+
+
+def eight_bits(video: Tensor) -> Tensor:
+    """As it would come back from a lossless file."""
+    return video.float().add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)

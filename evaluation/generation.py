@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from evaluation.clips import Clips, sets
+from evaluation.clips import Clips, eight_bits, sets
 from evaluation.detector import detect
 from evaluation.diversity import diversity, nearest, thumbnails
 from evaluation.extractor import Extractor
@@ -27,7 +27,6 @@ from evaluation.intervals import mean_and_error
 from evaluation.kernel import kernel_distance
 from evaluation.motion import apart, directions, flicker, magnitude, velocity
 from evaluation.protocol import Protocol, code_version, fingerprint
-from evaluation.reconstruction import eight_bits
 from evaluation.samples import Drawn, Stored
 
 SPOKEN = ("samples", "reconstructed", "real")  # sets of which is asked whether they show their captions

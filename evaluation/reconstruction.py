@@ -3,9 +3,8 @@
 The result carries its protocol: two results compare only where that is the same.
 """
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.module import collate
+from evaluation.clips import Clips, eight_bits, read_reference
 from evaluation.features import I3D, WINDOW
 from evaluation.frechet import frechet_distance
 from evaluation.intervals import mean_and_error
 from evaluation.kernel import kernel_distance
-from evaluation.protocol import Protocol, code_version
+from evaluation.protocol import Protocol, code_version, fingerprint
 from vq.losses import psnr, ssim
 from vq.lpips import LPIPS
 from vq.tokenizer import Tokenizer
@@ -46,10 +45,10 @@ def evaluate(
             network.to(device).eval()
     each: dict[str, list[Tensor]] = {"psnr": [], "ssim": []} | ({"lpips": []} if lpips else {})
     seen: dict[str, list[Tensor]] = {name: [] for name in ("real", "rfvd", "shuffled", "still", "further") if i3d}
-    digest, used, rng = hashlib.sha256(), set(), torch.Generator().manual_seed(0)
+    reference, further = read_reference(dataset, clips, floor=i3d is not None)
+    used, rng = set(), torch.Generator().manual_seed(0)
 
-    for real in batches(dataset, range(clips), batch_size, "reconstructing"):
-        digest.update(real.numpy().tobytes())
+    for real in batches(reference, batch_size, "reconstructing"):
         real = real.to(device)
         tokens = tokenizer.encode(real)
         fake = eight_bits(tokenizer.decode(tokens))
@@ -64,15 +63,19 @@ def evaluate(
             seen["rfvd"].append(i3d(fake[:, :, :WINDOW]))
             seen["shuffled"].append(i3d(real[:, :, order]))
             seen["still"].append(i3d(real[:, :, :1].expand(-1, -1, len(order), -1, -1)))
-    if i3d:
-        for real in batches(dataset, range(clips, 2 * clips), batch_size, "measuring the floor"):
+    if further:
+        for real in batches(further, batch_size, "measuring the floor"):
             seen["further"].append(i3d(real.to(device)[:, :, :WINDOW]))
 
     scores = {name: mean_and_error(torch.cat(values)) for name, values in each.items()}
     refused = []
     if i3d:
+        if not further:
+            refused.append(f"further real clips: the data set has fewer than {2 * clips} different clips, so no floor")
+            del seen["further"]
         real, *others = (torch.cat(features) for features in seen.values())
         names = ("r{}", "{} of the same clips, shuffled", "{} of their first frames", "{} of further real clips")
+        names = names[: len(others)]
         try:
             fvd = {name.format("fvd"): frechet_distance(real, x) for name, x in zip(names, others, strict=True)}
             scores |= {name: {"mean": distance} for name, distance in fvd.items()}
@@ -89,23 +92,17 @@ def evaluate(
         clips,
         **size,
         fps=dataset.fps,
-        reference=digest.hexdigest()[:16],
+        reference=fingerprint(reference.hashes()),
         code=code_version(),
         features={"i3d": i3d.identity} if i3d else {},
     )
     return {"protocol": asdict(protocol), "scores": scores, "refused": refused}
 
 
-def batches(dataset: Dataset, indices: Iterable[int], batch_size: int, what: str) -> Iterator[Tensor]:
-    """Videos (b, 3, t, h, w) in [-1, 1] of a data set, with a progress bar."""
-    indices = list(indices)
-    with tqdm(total=len(indices), unit="clip", desc=what) as bar:
-        for start in range(0, len(indices), batch_size):
-            video = collate([dataset[i] for i in indices[start : start + batch_size]]).video
+def batches(clips: Clips, batch_size: int, what: str) -> Iterator[Tensor]:
+    """Videos (b, 3, t, h, w) in [-1, 1], with a progress bar."""
+    with tqdm(total=len(clips), unit="clip", desc=what) as bar:
+        for start in range(0, len(clips), batch_size):
+            video = clips.video(slice(start, start + batch_size))
             yield video
             bar.update(len(video))
-
-
-def eight_bits(video: Tensor) -> Tensor:
-    """As it would come back from a lossless file."""
-    return video.float().add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)

@@ -19,6 +19,8 @@ from vq.callbacks import EMA, filmstrips, log_picture
 class SamplePictures(Callback):
     """Samples fixed prompts with fixed seeds at each validation, a row a prompt, so that they can be followed.
 
+    With the weights that are validated and exported: behind the first batch, as an average is gone after the last.
+
     Args:
         prompts: what to sample.
         steps, guidance: of the sampler.
@@ -27,8 +29,8 @@ class SamplePictures(Callback):
     def __init__(self, prompts: list[str], steps: int = 12, guidance: float = 2.0) -> None:
         self.prompts, self.steps, self.guidance = prompts, steps, guidance
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+    def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero:
             return
         model = VideoGenerator(training.tokenizer, training.generator, trainer.datamodule.clip, training.device)
         with torch.autocast(training.device.type, enabled=False):

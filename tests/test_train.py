@@ -375,6 +375,29 @@ def test_a_larger_decoder_is_trained_on_the_tokens_of_another_tokenizer(tokenize
         fit(ROOT / "configs/vq/demo.yaml", tmp_path / "no", "--model.encoder", str(tokenizer), *two())
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_pictures_are_of_the_weights_that_are_exported(order, on_tokens, tmp_path, monkeypatch):
+    overlay, shown = tmp_path / "overlay.yaml", []
+    pictures = {"class_path": "generator.callbacks.SamplePictures", "init_args": {"prompts": ["a circle"], "steps": 1}}
+    callbacks = [{"class_path": "vq.callbacks.EMA", "init_args": {"decay": 0.9}}, pictures][::order]
+    overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [*callbacks, {"class_path": "vq.callbacks.Export"}]}}))
+
+    def called(self, *args, **named):
+        shown.append(pretrained.fingerprint(self.generator))
+        return torch.zeros(1, 3, 9, 16, 16)
+
+    monkeypatch.setattr(VideoGenerator, "__call__", called)
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, "-c", str(overlay), *two(3))
+    assert shown == [pretrained.fingerprint(pretrained.load(tmp_path / "model", "generator"))]
+
+
+@pytest.mark.slow
+def test_a_compiled_tokenizer_meets_its_adversary(tmp_path):
+    flags = [*TINY_VQ, *GAME, "--model.adversary.start", "1", "--model.compile", "true"]
+    cli = fit(ROOT / "configs/vq/demo.yaml", tmp_path, *flags, *two(3))
+    assert cli.trainer.callback_metrics["train/balance"] > 0
+
+
 def test_a_broken_file_is_skipped_and_listed_at_the_end(videos, tmp_path, recwarn):
     folder = tmp_path / "videos"
     shutil.copytree(videos, folder)

@@ -11,15 +11,15 @@ from torch import Tensor, distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vq import pretrained
-from vq.quantizers import to_digits
+from vq.quantizers import FSQ, to_digits
 
 
 class CodebookUsage(Callback):
     """Logs how much of the codebook the validation clips use.
 
     ``val/usage``: share of the codes that occur, of those that the number of validation tokens allows.
-    ``val/perplexity``: exp of the entropy of their frequencies, the number of codes as good as in use. Warns when it
-    says that the codebook has collapsed.
+    Warns when that is less than a twentieth, after 500 steps: the codebook has collapsed.
+    ``val/perplexity``: exp of the entropy of their frequencies, the number of codes as good as in use.
     ``val/parts_in_use``: where a code has parts (levels of FSQ, codebooks), the perplexity of each over its size, on
     average. Of 10^12 codes every token is another one; of eight levels some may be idle.
     """
@@ -42,11 +42,13 @@ class CodebookUsage(Callback):
         training.log("val/perplexity", perplexity, rank_zero_only=True)
         sizes = tuple(size for digit in training.tokenizer.quantizer.digits for size in digit)
         training.log("val/parts_in_use", parts_in_use(tokens, sizes), rank_zero_only=True)
-        # of more than a thousand codes few can be common: still ground is most of many videos
-        if perplexity < 0.02 * min(possible, 1000) and trainer.global_step > 500:
+        # codes in use, not the perplexity: still ground is most of many videos, and one code of it
+        if len(counts) < 0.05 * possible and trainer.global_step > 500:
+            fsq = isinstance(training.tokenizer.quantizer, FSQ)
             rank_zero_warn(
-                f"the codebook has collapsed: {perplexity:.0f} of {possible} codes are in use. Use vq.quantizers.FSQ, "
-                "lower the learning rate, or look at the data: is every clip the same?"
+                f"the codebook has collapsed: {len(counts)} of {possible} codes are in use. "
+                + ("" if fsq else "Use vq.quantizers.FSQ. ")
+                + "Lower the learning rate, or look at the data: is every clip the same?"
             )
 
 

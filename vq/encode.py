@@ -4,6 +4,7 @@ A generator that trains on them (``data.tokens.TokenCache``) renders, decodes an
 epoch to epoch, such as random crops, is drawn once a clip; ask for more clips than there are, and each is drawn again.
 """
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from data.commands import Parser, find_device, run
 from data.module import VideoData, groups, sizes_of
 from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
+from data.video import to_uint8
 from vq import pretrained
 
 SHARD = 1024  # clips
@@ -85,6 +87,7 @@ def encode(
         "latents": latents,
         "text": None if text is None else text.config,
         "actions": games and list(games),
+        "data": looks_of(dataset, clips),
     }
     begin(out, CacheInfo(pretrained.code_of(model), model.codebook_size, clips, **size, **about))
 
@@ -116,6 +119,15 @@ def encode(
     if skipped:
         print(f"{len(skipped)} files were skipped:\n  " + "\n  ".join(skipped), file=sys.stderr)
     return TokenCache(str(out))
+
+
+def looks_of(dataset, clips: int) -> str:
+    """A short hash of eight of the clips, evenly spread, and of their captions: which data set they are of."""
+    digest = hashlib.sha256()
+    for index in sorted({i * clips // 8 for i in range(8)}):
+        example = dataset[index]
+        digest.update(example.text.encode() + to_uint8(example.clip).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def shards(dataset, clips: int) -> Iterator[list[int]]:

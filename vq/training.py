@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from data.module import Batch
 from vq import pretrained
@@ -72,6 +73,8 @@ class TokenizerTraining(L.LightningModule):
             self._perceptual[0].to(self.device)
         if self.compiled:
             check_compiler(self.device)
+            # the adversary's balance goes through the decoder twice, and a compiled one gives its memory away once
+            functorch.donated_buffer = self.adversary is None
             self.tokenizer.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

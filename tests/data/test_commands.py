@@ -25,6 +25,11 @@ def test_what_a_program_refuses_is_one_line_and_status_2(capsys, monkeypatch):
     with pytest.raises(ValueError, match="10 frames"):
         run(refuse)
     assert run(lambda: 3) == 3 and in_words("plain") == "plain"
+    handed_on = (
+        "Caught VideoError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "folder.py", line 9, in fetch\ndata.video.VideoError: x: none of 3 files can be used\n'
+    )
+    assert in_words(handed_on) == "x: none of 3 files can be used"
 
 
 def test_devices(monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from av.video.frame import VideoFrame
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from data.video import VideoError, probe, read_clip, read_frames, to_float, to_uint8
 from data.writing import write_clip, write_pieces
@@ -276,6 +277,10 @@ def test_broken_files(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:5000])
     assert "not a readable image" in message(tmp_path / "cut.png")
+    notes = PngInfo()
+    notes.add_text("comment", "x" * 2_000_000, zip=True)  # a bomb, to Pillow, which raises ValueError
+    Image.new("RGB", (16, 16)).save(tmp_path / "notes.png", pnginfo=notes)
+    assert "not a readable image" in message(tmp_path / "notes.png")
 
 
 @pytest.mark.parametrize("name", ["index_last.mp4", "index_first.mp4", "a.mkv", "a.webm", "a.gif", "a.ts"])
@@ -320,7 +325,9 @@ def test_damaged_timestamp_does_not_fill_the_memory(tmp_path):
 def test_too_short(tmp_path):
     path = numbered(tmp_path / "a.mp4", [k / 25 for k in range(20)])
     line = message(path, frames=17, fps=8)
-    assert "has 0.80 s" in line and "17 frames at 8 fps need more than 2.00 s" in line and "lower --frames" in line
+    assert (
+        "has 0.80 s" in line and "17 frames at 8 fps need more than 2.00 s" in line and "ask for fewer frames" in line
+    )
     assert "start between" in message(path, start=3.0)
     assert "from 0.50 s" in message(path, frames=17, start=0.5)
     with pytest.raises(VideoError, match="give both"):

@@ -149,6 +149,13 @@ def test_a_continuous_tokenizer_has_latents_alone(tmp_path):
     torch.testing.assert_close(cache[4].latents, exact, rtol=1e-3, atol=1e-3)
 
 
+def test_a_folder_goes_on_with_its_own_data_set_alone(saved, tmp_path):
+    encode.encode(str(saved), shapes(), tmp_path / "cache", clips=5)
+    encode.encode(str(saved), shapes(), tmp_path / "cache", clips=5)
+    with pytest.raises(VideoError, match="holds a token cache of another data: delete it or give another --out"):
+        encode.encode(str(saved), shapes(), tmp_path / "cache", split="val", clips=5)
+
+
 def test_the_command_line(saved, tmp_path, capsys):
     config = tmp_path / "data.yaml"
     shapes = "class_path: data.shapes.Shapes\n  init_args: {frames: 9, height: 16, width: 24}\n"

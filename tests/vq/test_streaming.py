@@ -38,6 +38,16 @@ def test_a_stream_is_the_whole_at_once(time, space, pieces):
     assert (decoded - tokenizer.decode(tokens)).abs().max() < 1e-5
 
 
+def test_thousands_of_frames_take_no_more_memory_than_a_few():
+    tokenizer = busy()
+    stream, sizes = tokenizer.stream(), []
+    for frames in (41, *[40] * 50):
+        stream.decode(stream.encode(torch.rand(1, 3, frames, 16, 16) * 2 - 1))
+        pasts = [*stream.encoder.pasts.values(), *stream.decoder.pasts.values()]
+        sizes.append(sum(past.untyped_storage().nbytes() for past in pasts))
+    assert len(set(sizes)) == 1 and sizes[0] < 1e6
+
+
 def test_streams_do_not_know_each_other():
     tokenizer = busy()
     videos = torch.rand(2, 1, 3, 9, 16, 16) * 2 - 1

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vq import pretrained
+from vq import layers, pretrained
 from vq.config import build
 from vq.quantizers import FSQ, Continuous
 from vq.tokenizer import Tokenizer
@@ -35,6 +35,34 @@ def test_every_compression_is_causal_and_keeps_the_size(time, space):
         later[:, :, 2] += 1
         decoded, expected = tokenizer.decoder(later), tokenizer.decoder(latents)
         torch.testing.assert_close(decoded[:, :, : 1 + time], expected[:, :, : 1 + time], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.SpatialConv(8, 8),
+        layers.TemporalConv(8, 8),
+        layers.ChannelNorm(8),
+        layers.ResidualBlock(8),
+        layers.FrameAttention(8),
+        layers.TimeDown(8),
+        layers.TimeUp(8),
+        layers.SpaceDown(8, 8),
+        layers.SpaceUp(8, 8),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_every_layer_is_causal(layer):
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(1, 8, 9, 4, 6)
+    with torch.no_grad():
+        before = layer(x)
+        until = 1 + 4 * (before.shape[2] - 1) // 8  # the frames of the output that the first five of the input make
+        x[:, :, 5:] = torch.randn_like(x[:, :, 5:])
+        after = layer(x)
+    assert torch.equal(after[:, :, :until], before[:, :, :until])
+    assert (after[:, :, -1] - before[:, :, -1]).abs().max() > 1e-3
 
 
 def test_a_local_encoder_gives_equal_squares_equal_tokens_wherever_they_stand():

@@ -8,6 +8,7 @@ from vq.callbacks import CodebookUsage, filmstrips, parts_in_use
 from vq.hardware import check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.optimizer import Muon, orthogonal
+from vq.quantizers import FSQ, VQ
 
 
 def test_orthogonal_keeps_the_directions_and_levels_the_singular_values():
@@ -77,6 +78,25 @@ def test_builds_with_wrong_convolutions_are_refused(monkeypatch):
     monkeypatch.setattr("vq.hardware.F.conv3d", wrong_in_single_precision)
     with pytest.raises(ValueError, match="wrong on cpu, by 10% in float32: install another build"):
         check_convolutions(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "codes", "advice"),
+    [
+        (FSQ((8, 5, 5, 5)), 49, "in use. Lower the learning rate"),
+        (VQ(1000, 4), 49, "in use. Use vq.quantizers.FSQ."),
+        (VQ(1000, 4), 50, None),
+    ],
+)
+def test_a_collapsed_codebook_raises_an_alarm_with_what_to_do(quantizer, codes, advice, recwarn):
+    callback, tokens = CodebookUsage(), torch.arange(codes).repeat(40)
+    tokenizer = SimpleNamespace(codebook_size=1000, quantizer=quantizer, encode=lambda video: tokens)
+    training, trainer = SimpleNamespace(tokenizer=tokenizer, log=lambda *a, **k: None), SimpleNamespace(global_step=501)
+    callback.on_validation_epoch_start(trainer, training)
+    callback.on_validation_batch_end(trainer, training, None, SimpleNamespace(video=torch.zeros(1, 3, 1, 8, 8)), 0)
+    callback.on_validation_epoch_end(trainer, training)
+    said = "".join(str(warning.message) for warning in recwarn)
+    assert said == "" if advice is None else f"collapsed: {codes} of 1000 codes are {advice}" in said
 
 
 def test_a_continuous_tokenizer_has_no_codebook_to_count(tokenizer):
