@@ -1,6 +1,6 @@
 """Sampling program: prompts (and, for some tasks, clips, stills or a mask) in, videos out.
 
-    python sample.py --model out/demo/model --prompt "a red circle moves right" --out clip.mp4
+    python sample.py --model models/showcase --prompt "a red circle moves right" --out clip.mp4
 
 What is wrong with an argument is one line on standard error and exit status 2, before anything is written. A file that
 exists is never overwritten: made with the same settings it is skipped, so a long list of prompts may be interrupted.
@@ -97,8 +97,11 @@ def parser() -> Parser:
     p.add_argument("--remask", type=float, default=0.0, help="share of what is done that each step forgets")
     p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
-    p.add_argument("--mask", help="what to make anew: left,top,right,bottom in pixels; or white in a picture or video")
-    p.add_argument("--strength", type=float, default=0.5, help="edit: share of the tokens made anew")
+    p.add_argument(
+        "--mask",
+        help="what to make anew: left,top,right,bottom in pixels of the output; or white in a picture or video",
+    )
+    p.add_argument("--strength", type=float, default=jobs.STRENGTH, help="edit: share of the tokens made anew")
     p.add_argument("--forget", help="edit: which tokens, unlikely or random ones; default: unlikely if tokens are made")
     p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
@@ -125,13 +128,6 @@ def main(args: list[str] | None = None) -> list[Path]:
     if options.expand:
         options.prompt = expand(typed, options.expand, options.seed, device)
     job = prepare(options, model, fps)
-    if missing := model.untrained(job):
-        told = ", ".join(model.generator.trained_for)
-        print(
-            f"sample.py: this model was trained for {told}, not for {', '.join(missing)}, which {options.task} asks "
-            "for: it fills in what it can",
-            file=sys.stderr,
-        )
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}
     with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
@@ -160,6 +156,8 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
     prompts, inputs = options.prompt and read_prompts(options.prompt), options.input
     if options.source:
         record = read_record(options.source)
+        if "model" not in record["settings"]:
+            raise ValueError(f"{options.source} tells of a game, by python -m generator.play: give a sample's .json")
         heat = record["settings"].get("temperature", [0.7])  # before there were ramps, a number
         record["settings"]["temperature"] = heat if isinstance(heat, list) else [heat]
         p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
@@ -237,13 +235,15 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> J
     fs = model.tokenizer.space_compression
     clips = []
     for path in options.input:
-        wanted = {"image2video": 1, "inpaint": frames, "edit": frames, "outpaint": frames}.get(options.task)
+        wanted = 1 if options.task == "image2video" else options.frames if options.task in jobs.IN_PLACE else None
         if options.task == "outpaint":
             info = probe(path)
             size = {"height": max(fs, info.height // fs * fs), "width": max(fs, info.width // fs * fs)}
         if options.task == "upscale":
             wanted, size = options.frames, {"height": None, "width": None}
         clips.append(read_clip(path, frames=wanted, **size, fps=fps)[0])
+        if options.task in jobs.IN_PLACE:
+            frames = clips[0].shape[1]
     return model.job(
         options.task,
         options.prompt,
@@ -273,6 +273,11 @@ def read_mask(text: str, frames: int, height: int, width: int, fps: float) -> to
             raise ValueError(
                 f"--mask {text!r} is neither a picture, a video or a folder nor left,top,right,bottom in pixels"
             ) from error
+        if right > width or bottom > height:
+            raise ValueError(
+                f"--mask {text} reaches beyond the {width}x{height} picture: give pixels of the output, to which "
+                "inputs are resized and cropped"
+            )
         mask = torch.zeros(1, height, width, dtype=torch.bool)
         mask[:, max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
     if not mask.any():
@@ -293,9 +298,17 @@ def describe(
     sources = {file: fingerprint(file) for file in (*options.input, options.mask) if file and Path(file).exists()}
     sources[options.model] = "-".join(pretrained.fingerprint(part) for part in (model.tokenizer, model.generator))
     if options.source:
-        for name, told in read_record(options.source)["sources"].items():
+        record = read_record(options.source)
+        for name, told in record["sources"].items():
             if sources.get(name, told) != told:
                 raise ValueError(f"{name} is not what it was when {options.source} was written: give the old one")
+        device = record.get("versions", {}).get("device", model.device.type)
+        if device != model.device.type:
+            warnings.warn(
+                f"{options.source} tells of a video made on {device}: draws on {model.device.type} are others, and so "
+                "will the video be",
+                stacklevel=1,
+            )
     records = {}
     for prompt in [list(job.story)] if job.story else options.prompt or [""]:
         for seed in range(options.seed, options.seed + options.num):

@@ -139,6 +139,9 @@ def run_generation(given: Namespace) -> dict:
     extractors, text_score = open_networks(given)
     classes = given.classes and read_classes(given.classes)
     train = given.train and open_videos(given.train, size | {"fps": dataset.fps}, split="train")
+    if train and size != {axis: getattr(train, axis) for axis in SIZE}:
+        told = "x".join(str(getattr(train, axis)) for axis in SIZE)
+        raise ValueError(f"--train has clips of {told}, expected {'x'.join(map(str, size.values()))} as --videos")
     real, further = read_reference(dataset, given.clips or len(dataset))
     if records:
         source = samples.stored(records, real.texts, size, dataset.fps)
@@ -203,6 +206,10 @@ def open_networks(given: Namespace) -> tuple[list[Extractor], Extractor | None]:
 
 def size_of(given: Namespace, usual: dict) -> dict:
     """The size of a folder's clips: as given, otherwise as usual."""
+    if given.videos.suffix in (".yaml", ".yml") and any(given[axis] is not None for axis in (*SIZE, "fps")):
+        raise ValueError(
+            f"{given.videos} says itself how large its clips are: leave out --frames, --height, --width, --fps"
+        )
     size = {axis: usual.get(axis) if given[axis] is None else given[axis] for axis in (*SIZE, "fps")}
     return {axis: value for axis, value in size.items() if value is not None}
 

@@ -19,6 +19,7 @@ from data.video import Example, to_uint8
 from evaluation.clips import eight_bits
 from evaluation.detector import detect, matches
 from evaluation.generation import others
+from evaluation.protocol import code_version
 from generator import tasks
 from generator.diffusion import SOLVERS, Numbers
 from generator.orders import ORDERS
@@ -89,7 +90,11 @@ class Trained:
         self, examples: Sequence[Example], sampling: Sampling, seed: int, batch_size: int = 64, shown: int = 8
     ) -> Score:
         """Sample ``seed`` of each prompt: the same noise for a prompt of a number, whatever the model."""
-        about = asdict(sampling) | {"seed": seed, "prompts": [example.text for example in examples]}
+        about = asdict(sampling) | {
+            "code": code_version(),
+            "seed": seed,
+            "prompts": [example.text for example in examples],
+        }
         file = self._file("score", about)
         if not file.is_file():
             model, videos = self.open(sampling.snap), []

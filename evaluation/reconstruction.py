@@ -20,6 +20,7 @@ from evaluation.kernel import kernel_distance
 from evaluation.protocol import Protocol, code_version, fingerprint
 from vq.losses import psnr, ssim
 from vq.lpips import LPIPS
+from vq.pretrained import fingerprint as weights_of
 from vq.tokenizer import Tokenizer
 
 
@@ -94,7 +95,7 @@ def evaluate(
         fps=dataset.fps,
         reference=fingerprint(reference.hashes()),
         code=code_version(),
-        features={"i3d": i3d.identity} if i3d else {},
+        features=({"i3d": i3d.identity} if i3d else {}) | ({"lpips": weights_of(lpips)} if lpips else {}),
     )
     return {"protocol": asdict(protocol), "scores": scores, "refused": refused}
 

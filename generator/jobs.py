@@ -1,5 +1,6 @@
 """What was asked for: a task, its inputs and its size, checked before anything is made."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from generator.pipeline import VideoGenerator
 
 FORGET = ("unlikely", "random")
+STRENGTH = 0.5
+IN_PLACE = ("edit", "inpaint", "outpaint")  # make as many frames as their input has
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Job:
     grid: Grid
     clips: tuple[Tensor, ...] = ()
     mask: Tensor | None = None
-    strength: float = 0.5
+    strength: float = STRENGTH
     forget: str = FORGET[0]
     story: tuple[str, ...] = ()
     window: int | None = None
@@ -53,18 +56,21 @@ def plan(
     prompts: Sequence[str] = (),
     inputs: Sequence[Tensor] = (),
     mask: Tensor | None = None,
-    strength: float = 0.5,
+    strength: float = STRENGTH,
     forget: str | None = None,
     frames: int | None = None,
     height: int | None = None,
     width: int | None = None,
     window: int | None = None,
 ) -> Job:
-    """What was asked for, checked against the model; see ``VideoGenerator``. Raises ``ValueError`` in words."""
+    """What was asked for, checked against the model; see ``VideoGenerator``. Raises ``ValueError`` in words.
+
+    Warns where the model was not trained for what is asked.
+    """
     knows = isinstance(model.generator, MaskedGenerator)  # how likely a token is
-    forget = forget or FORGET[not knows]
     factor = getattr(model.generator, "upscale", 1)
     kind = check(task, len(inputs), len(prompts), mask is not None, strength, forget)
+    forget = forget or FORGET[not knows]
     if not knows and task == "edit" and forget == "unlikely":
         kind = "latents" if model.generator.of_latents else "noisy tokens"
         raise ValueError(f"a generator of {kind} does not say how likely a token is: forget random ones")
@@ -75,6 +81,8 @@ def plan(
     ft, fs = model.tokenizer.time_compression, model.tokenizer.space_compression
     if task == "upscale":
         frames, height, width = enlarged(tuple(inputs[0].shape[1:]), factor, frames, height, width, ft, fs)
+    if task in IN_PLACE:
+        inputs, mask, frames, height, width = in_place(task, inputs[0], mask, frames, height, width, ft)
     if frames is None:
         frames = default_frames(task, [c.shape[1] for c in inputs], model.clip["frames"], len(prompts), ft)
     if task == "text2image" and frames != 1:
@@ -104,7 +112,7 @@ def plan(
     check_length(task, [clip.shape[1] for clip in inputs], frames, ft)
     if window is None and kind.windowed:
         window = model.clip["frames"]
-    return Job(
+    job = Job(
         kind,
         grid=(grid[0] - 1, *grid[1:]) if task == "loop" else grid,
         clips=tuple(inputs),
@@ -114,6 +122,44 @@ def plan(
         story=tuple(prompts) if task == "story" else (),
         window=None if window is None else model.tokenizer.latent_shape(window, *size[1:])[0],
     )
+    if missing := model.untrained(job):
+        told = ", ".join(model.generator.trained_for)
+        warnings.warn(
+            f"this model was trained for {told}, not for {', '.join(missing)}, which {task} asks for: it fills in what "
+            "it can",
+            stacklevel=3,
+        )
+    return job
+
+
+def in_place(
+    name: str, clip: Tensor, mask: Tensor | None, frames: int | None, height: int | None, width: int | None, ft: int
+) -> tuple:
+    """Inputs, mask, frames, height and width of a task that makes parts of a clip (3, t, h, w) anew.
+
+    As many frames as the clip has, or the first ``frames``; its own height and width but for outpaint, which adds to
+    them. ``ValueError`` for another size.
+    """
+    t, *size = clip.shape[1:]
+    kept = 1 + (t - 1) // ft * ft
+    if frames is not None and frames > kept:
+        raise ValueError(f"{name} makes {kept} frames of an --input of {t}, not {frames}: use {kept} or fewer")
+    clip = clip if frames is None else clip[:, :frames]
+    frames = kept if frames is None else frames
+    if name != "outpaint":
+        if (height or size[0], width or size[1]) != tuple(size):
+            raise ValueError(
+                f"{name} keeps the size of its --input, {size[0]}x{size[1]}, and makes no {height or size[0]}x"
+                f"{width or size[1]} of it: enlarge or shrink the clip before"
+            )
+        height, width = size
+    if mask is not None:
+        if mask.shape[-2:] != clip.shape[-2:] or 1 < len(mask) < frames:
+            raise ValueError(
+                f"the mask is {'x'.join(map(str, mask.shape))}, expected 1 or {frames} frames of {size[0]}x{size[1]}"
+            )
+        mask = mask[:frames]
+    return (clip,), mask, frames, height, width
 
 
 def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, forget: str | None) -> Task:
@@ -135,6 +181,8 @@ def check(name: str, inputs: int, prompts: int, mask: bool, strength: float, for
         raise ValueError(f"--strength is {strength}, expected a share between 0 and 1")
     if forget not in (None, *FORGET):
         raise ValueError(f"--forget is {forget!r}, expected {' or '.join(FORGET)}")
+    if name != "edit" and (strength != STRENGTH or forget):
+        raise ValueError(f"{name} forgets no tokens: leave out --strength and --forget, which are edit's")
     return task
 
 

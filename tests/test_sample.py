@@ -9,6 +9,7 @@ import yaml
 from conftest import CLIP
 
 import sample
+from data.shapes import Shapes
 from data.video import read_clip
 from data.writing import write_clip
 from generator.backbone import VideoTransformer
@@ -76,6 +77,28 @@ def test_knobs_of_the_sampler(model, tmp_path):
         assert not torch.equal(other, default)
         assert [settings[knob.split()[0][2:].replace("-", "_")]] in ([[2, 0.1]], [1], [0.1], [[0.5, 0.9]], [0.5])
     video("--refresh", "2", "--sampler", "random")
+
+
+def test_a_record_of_another_device_is_told_apart(model, tmp_path):
+    run(model, tmp_path / "a.gif", "--prompt", "a")
+    record = json.loads((tmp_path / "a.json").read_text())
+    record["versions"]["device"] = "cuda"
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.warns(UserWarning, match="made on cuda: draws on cpu are others"):
+        run(model, tmp_path / "b.gif", "--from", str(tmp_path / "a.json"), "--device", "cpu")
+    record["settings"] = {"task": "play"}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="tells of a game"):
+        run(model, tmp_path / "c.gif", "--from", str(tmp_path / "a.json"))
+
+
+def test_edits_are_as_long_as_what_is_edited(model, clip, tmp_path):
+    write_clip(tmp_path / "long.mp4", Shapes("test", 17, 16, 24)[0].clip, 8)
+    args = ("--task", "edit", "--prompt", "a", "--input", str(tmp_path / "long.mp4"))
+    assert read_clip(run(model, tmp_path / "a.gif", *args)[0])[0].shape == (3, 17, 16, 24)
+    assert read_clip(run(model, tmp_path / "b.gif", *args, "--frames", "5")[0])[0].shape == (3, 5, 16, 24)
+    with pytest.raises(ValueError, match="reaches beyond the 24x16 picture"):
+        run(model, tmp_path / "c.gif", "--task", "inpaint", *args[4:], "--mask", "8,8,32,16")
 
 
 def test_compiling_needs_a_compiler(model, tmp_path, monkeypatch):
@@ -209,17 +232,18 @@ def test_masks_are_boxes_pictures_videos_and_folders(model, clip, tmp_path):
         run(model, tmp_path / "x.gif", *args)
 
 
-def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, capsys):
+def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, recwarn):
     still = ("--task", "image2video", "--input", str(clip / "still.png"))
     run(model, tmp_path / "b.mp4", *still)
-    said = capsys.readouterr().err
-    assert "was trained for text, not for first, which image2video asks for" in said and said.count("\n") == 1
+    (said,) = [str(warning.message) for warning in recwarn if "trained" in str(warning.message)]
+    assert "was trained for text, not for first, which image2video asks for" in said
+    recwarn.clear()
     told = shutil.copytree(model, tmp_path / "told") / "config.yaml"
     config = yaml.safe_load(told.read_text())
     config["generator"]["init_args"]["trained_for"] = ["text", "first"]
     told.write_text(yaml.safe_dump(config))
     run(str(told.parent), tmp_path / "c.mp4", *still)
-    assert not capsys.readouterr().err
+    assert not [warning for warning in recwarn if "trained" in str(warning.message)]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +270,7 @@ def test_a_model_that_was_not_trained_for_a_task_says_so(model, clip, tmp_path, 
         (["--task", "image2video", "--input", "nowhere.png"], "nowhere.png"),
         (["--task", "inpaint", "--input", "x.mp4"], "inpaint needs a --mask"),
         (["--strength", "2"], "--strength is 2.0, expected a share"),
+        (["--strength", "0.3"], "text2video forgets no tokens: leave out --strength and --forget, which are edit's"),
         (["--task", "text2image", "--frames", "9"], "text2image makes one frame, not 9: use text2video"),
         (["--prompt", "@nowhere.txt"], "nowhere.txt"),
         (["--input", "x.mp4"], "text2video takes no --input"),

@@ -282,6 +282,16 @@ def test_every_task_is_tried_here_and_tells_what_it_needs(model):
     assert model.untrained(job) == ["middle"] and model.untrained(model.job("text2video", ["a"])) == []
 
 
+def test_what_is_made_in_place_is_as_long_as_its_input(model):
+    given, mask = clip(18), moving_mask().repeat(2, 1, 1)  # 18 frames, of which 17 are whole latent frames
+    with pytest.warns(UserWarning, match="of 18 frames the first 17 are used"):
+        assert tokens_of(model, "edit", [given]).shape[1] == 5
+    with pytest.warns(UserWarning, match="of 18 frames the first 17 are used"):
+        long = tokens_of(model, "inpaint", [given], mask=mask)
+    short = tokens_of(model, "inpaint", [given], mask=mask, frames=9)
+    assert long.shape[1] == 5 and short.shape[1] == 3
+
+
 @pytest.mark.parametrize(
     ("task", "given", "words"),
     [
@@ -301,6 +311,10 @@ def test_every_task_is_tried_here_and_tells_what_it_needs(model):
         ("story", {"prompts": ["a"]}, "story needs several --prompt"),
         ("edit", {"inputs": [clip(9)], "forget": "some"}, "--forget is 'some', expected unlikely or random"),
         ("edit", {"inputs": [clip(9)], "mask": moving_mask()}, "edit takes no --mask"),
+        ("edit", {"inputs": [clip(9)], "frames": 13}, "edit makes 9 frames of an --input of 9, not 13: use 9 or fewer"),
+        ("edit", {"inputs": [clip(9)], "height": 32}, "edit keeps the size of its --input, 16x24"),
+        ("inpaint", {"inputs": [clip(9)], "mask": moving_mask()[:5]}, "the mask is 5x16x24, expected 1 or 9 frames"),
+        ("extend", {"inputs": [clip(9)], "forget": "random"}, "extend forgets no tokens: leave out --strength"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(model, task, given, words):
