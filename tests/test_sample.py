@@ -306,25 +306,21 @@ def twin(tokenizer, tmp_path):
     return str(tmp_path / "twin")
 
 
-def test_the_continuous_twin_takes_every_task_and_its_own_solvers(twin, clip, tmp_path):
-    video, still = str(clip / "clip.mp4"), str(clip / "still.png")
-    for i, args in enumerate(
-        (
-            ["--sampler", "heun"],
-            ["--sampler", "sde", "--guidance", "1"],
-            ["--task", "text2image"],
-            ["--task", "image2video", "--input", still],
-            ["--task", "extend", "--input", video, "--frames", "17"],
-            ["--task", "extend-back", "--input", video, "--frames", "17"],
-            ["--task", "loop", "--frames", "12"],
-            ["--task", "inpaint", "--input", video, "--mask", "0,0,8,8"],
-            ["--task", "edit", "--input", video],
-        )
-    ):
+@pytest.mark.parametrize("task", TASK_LINES)
+def test_the_continuous_twin_takes_every_task(twin, clip, tmp_path, task):
+    words, shape = TASK_LINES[task]
+    args = [str(clip / word) if word.endswith((".mp4", ".png")) else word for word in words.split()]
+    args += [] if "--prompt" in args else ["--prompt", "a"]
+    (path,) = run(twin, tmp_path / "a.gif", "--task", task, *args)
+    assert read_clip(path)[0].shape == (3, *shape)
+    assert json.loads((tmp_path / "a.json").read_text())["settings"]["sampler"] == "euler"
+
+
+def test_the_twin_has_solvers_of_its_own_and_goes_on_from_stills(twin, clip, tmp_path):
+    still = ["--task", "image2video", "--input", str(clip / "still.png")]
+    for i, args in enumerate((["--sampler", "heun"], ["--sampler", "sde"], ["--task", "text2image"], still)):
         (path,) = run(twin, tmp_path / f"{i}.gif", "--prompt", "a", *args)
         assert read_clip(path)[0].shape[2:] == (16, 24)
-    settings = json.loads((tmp_path / f"{i}.json").read_text())["settings"]
-    assert settings["sampler"] == "euler"
 
 
 @pytest.fixture
