@@ -1,6 +1,6 @@
 """Sampling program: prompts (and, for some tasks, clips, stills or a mask) in, videos out.
 
-    python sample.py --model models/showcase --prompt "a red circle moves right" --out clip.mp4
+    python sample.py --model out/demo/model --prompt "a red circle moves right" --out clip.mp4
 
 What is wrong with an argument is one line on standard error and exit status 2, before anything is written. A file that
 exists is never overwritten: made with the same settings it is skipped, so a long list of prompts may be interrupted.
@@ -24,6 +24,7 @@ from data.video import is_image, probe, read_clip
 from generator import jobs
 from generator.diffusion import SOLVERS, DiffusionGenerator, Euler, Solver
 from generator.editing import TASKS
+from generator.filling import knobs
 from generator.guidance import Guidance
 from generator.jobs import Job
 from generator.masked import MaskedGenerator
@@ -38,24 +39,21 @@ FILES = (".mp4", ".gif", ".webm", ".png")
 # what a record says elsewhere, or what does not change a video; all other flags are its settings
 NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps"}
 NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile", "expand"}
-OF_TOKENS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # mean nothing to some generators
+KNOBS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # flags that some generators ignore
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a generator makes, in words; what ``--sampler`` may be; and which of the flags OF_TOKENS it is told."""
+    """What a generator makes, in words, and what ``--sampler`` may be."""
 
     makes: str
     samplers: dict[str, Callable[[], Order | Solver]]
-    flags: tuple[str, ...] = ()
 
 
 KINDS = {
-    MaskedGenerator: Kind("tokens", ORDERS, OF_TOKENS),
-    UniformGenerator: Kind("tokens out of noise", {"euler": Euler}, ("temperature", "top_k", "top_p")),
-    MaskedLatentsGenerator: Kind(
-        "latents behind masks", {name: order for name, order in ORDERS.items() if order.blind}, ("revisions",)
-    ),
+    MaskedGenerator: Kind("tokens", ORDERS),
+    UniformGenerator: Kind("tokens out of noise", {"euler": Euler}),
+    MaskedLatentsGenerator: Kind("latents behind masks", {name: it for name, it in ORDERS.items() if it.blind}),
     DiffusionGenerator: Kind("latents", SOLVERS),
 }
 
@@ -215,13 +213,15 @@ def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
     if options.sampler not in kind.samplers:
         names = ", ".join(kind.samplers)
         raise ValueError(f"{options.model} generates {kind.makes}: --sampler {options.sampler} is none of {names}")
-    for name in OF_TOKENS:
-        if name not in kind.flags and getattr(options, name) != parser().get_default(name):
+    meant = knobs(model.generator)
+    for name in KNOBS:
+        if name not in meant and getattr(options, name) != parser().get_default(name):
             raise ValueError(f"{options.model} generates {kind.makes}: --{name} means nothing to it, leave it out")
-    sampler, told = kind.samplers[options.sampler](), {name: getattr(options, name) for name in kind.flags}
+    sampler, told = kind.samplers[options.sampler](), {name: getattr(options, name) for name in KNOBS if name in meant}
     if "temperature" in told:
         told["temperature"] = (options.temperature[0], options.temperature[-1])
-    return told | {"order" if isinstance(sampler, Order) else "solver": sampler}
+    name = "order" if isinstance(sampler, Order) else "solver"
+    return told | ({name: sampler} if name in meant else {})
 
 
 def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:

@@ -26,8 +26,11 @@ from generator.pipeline import VideoGenerator
 def extended(
     model: VideoGenerator, tokens: Tensor, texts: list[str], extensions: int, anew: bool, **sampling
 ) -> Tensor:
-    """Tokens (b, t, h, w) -> the same and ``extensions`` windows more; ``anew``: by way of pixels."""
-    size, ft = tokens.shape[1], model.tokenizer.time_compression
+    """Tokens (b, t, h, w) -> the same and ``extensions`` windows more; ``anew``: by way of pixels.
+
+    Windows are those of ``tasks.windows``: pieces of the middle, a latent frame shorter than a clip, half overlapping.
+    """
+    size, ft = max(2, tokens.shape[1] - 1), model.tokenizer.time_compression
     overlap = size // 2
     for turn in tqdm(range(extensions), desc="encoded anew" if anew else "integers"):
         if anew:

@@ -22,6 +22,7 @@ from evaluation.generation import others
 from evaluation.protocol import code_version
 from generator import tasks
 from generator.diffusion import SOLVERS, Numbers
+from generator.filling import Generator, knobs
 from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
 
@@ -52,10 +53,11 @@ class Sampling:
             if getattr(self, name) not in table:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(table)}")
 
-    def settings(self) -> dict:
-        """Arguments of ``fill``."""
+    def settings(self, generator: Generator) -> dict:
+        """Arguments of ``fill``, as far as they mean something to a generator."""
         plain = {name: getattr(self, name) for name in ("steps", "guidance", "temperature", "revisions")}
-        return plain | {"order": ORDERS[self.order](), "solver": SOLVERS[self.solver]()}
+        every = plain | {"order": ORDERS[self.order](), "solver": SOLVERS[self.solver]()}
+        return {name: value for name, value in every.items() if name in knobs(generator)}
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def draw(model: VideoGenerator, texts: list[str], seeds: list[int], sampling: Sa
     """Videos (b, 3, t, h, w) in [-1, 1], all at once."""
     grid = model.tokenizer.latent_shape(*(model.clip[axis] for axis in ("frames", "height", "width")))
     canvas = tasks.text2video(grid, model.generator.mask_id).repeat(len(texts))
-    return model.decode(model.fill(canvas, texts, seeds, batch_size=len(texts), **sampling.settings()))
+    return model.decode(model.fill(canvas, texts, seeds, batch_size=len(texts), **sampling.settings(model.generator)))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ Generators of latents bring them to the tokens that they are nearest to.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
@@ -30,6 +30,17 @@ from vq.quantizers import Quantizer
 
 Generator = MaskedGenerator | UniformGenerator | MaskedLatentsGenerator | DiffusionGenerator
 Code = Quantizer | Numbers  # tokens to latents and back
+KNOBS = {  # what of the settings a kind of generator goes by, besides steps and guidance
+    MaskedGenerator: ("order", "schedule", "temperature", "revisions", "refresh", "top_k", "top_p", "remask", "lean"),
+    UniformGenerator: ("schedule", "temperature", "top_k", "top_p"),
+    MaskedLatentsGenerator: ("order", "schedule", "revisions", "solver"),
+    DiffusionGenerator: ("solver",),
+}
+
+
+def knobs(generator: Generator) -> tuple[str, ...]:
+    """The names of the settings that mean something to a generator."""
+    return "steps", "guidance", *next(names for kind, names in KNOBS.items() if isinstance(generator, kind))
 
 
 @dataclass(frozen=True)
@@ -39,16 +50,16 @@ class Settings:
     Args:
         steps: calls of the network a sample (twice as many forward passes with guidance).
         guidance: scale of classifier-free guidance; 1 is none.
-        order: which cells come first, of a generator that was trained with masks; None: Halton.
+        order: which cells come first; None: Halton.
         temperature: of the tokens' distribution; below 1 because guesses made at once do not know each other. Two
             numbers: of the first step and of the last.
-        revisions: calls after the last step, each of which makes a third of the frames anew, told the others; of a
-            generator that was trained with masks.
+        revisions: calls after the last step, each of which makes a third of the frames anew, told the others.
         refresh: of so many calls one computes all positions, and the others only those that matter most; 1: every
             call, which is exact. See ``generator.caching``.
-        solver: of a generator of latents, to which temperature, refresh and all from ``top_k`` on mean nothing; None:
-            Euler.
+        solver: of the flow; None: Euler.
         schedule, top_k, top_p, remask, lean: see ``generator.samplers.sample``.
+
+    ``KNOBS`` says what means something to which kind of generator.
     """
 
     steps: int = 16
@@ -65,7 +76,13 @@ class Settings:
     lean: bool = True
 
     def checked(self, generator: Generator) -> "Settings":
-        """With an order, a solver and a ``Guidance``. ``ValueError`` for what the generator cannot do."""
+        """With an order, a solver and a ``Guidance``. ``ValueError`` for what the generator cannot do, or ignores."""
+        idle = [f.name for f in fields(self) if f.name not in knobs(generator) and getattr(self, f.name) != f.default]
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)}: nothing that a {type(generator).__name__} goes by; leave out, it takes "
+                f"{', '.join(knobs(generator))}"
+            )
         guidance = self.guidance if isinstance(self.guidance, Guidance) else Guidance(self.guidance)
         order, name = self.order or Halton(), type(self.order).__name__
         if guidance.rescale and generator.of_latents:

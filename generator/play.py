@@ -21,6 +21,7 @@ from data.commands import Parser, find_device, run
 from data.records import fingerprint, is_made, write_with_record
 from data.video import probe, read_clip
 from generator import tasks
+from generator.filling import knobs
 from generator.pipeline import VideoGenerator
 from vq import pretrained
 
@@ -58,7 +59,8 @@ class Game:
         **sampling,
     ) -> None:
         frames = 1 + memory(model) * model.tokenizer.time_compression  # that it remembers, and one to begin with
-        self.model, self.prompt, self.seed, self.sampling = model, prompt, seed, CERTAIN | sampling
+        certain = {name: value for name, value in CERTAIN.items() if name in knobs(model.generator)}
+        self.model, self.prompt, self.seed, self.sampling = model, prompt, seed, certain | sampling
         self.steps = 0
         if start is None:
             start = model(prompt, frames=1, seed=seed)[0]
@@ -133,15 +135,13 @@ def main(args: list[str] | None = None) -> Path:
     parser.add_argument(
         "--steps", type=PositiveInt, default=CERTAIN["steps"], help="calls of the network a latent frame"
     )
-    parser.add_argument("--temperature", type=NonNegativeFloat, default=CERTAIN["temperature"])
+    parser.add_argument("--temperature", type=NonNegativeFloat | None, help="of tokens; default: 0.5")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     given = parser.parse_args(args)
     model = VideoGenerator.from_pretrained(given.model, find_device(given.device))
     actions = parsed(model, given.actions.split())
-    start, sampling = (
-        given.input and read_start(model, given.input),
-        {name: given[name] for name in ("steps", "temperature")},
-    )
+    start = given.input and read_start(model, given.input)
+    sampling = {name: given[name] for name in ("steps", "temperature") if given[name] is not None}
     game = Game(model, start, given.done.split(), given.prompt, given.seed, **sampling)
     _, frames, height, width = game.opening.shape
     record = {
@@ -155,7 +155,7 @@ def main(args: list[str] | None = None) -> Path:
             "done": given.done,
             "input": given.input and str(given.input),
         }
-        | sampling,
+        | game.sampling,
         "sources": {given.model: "-".join(map(pretrained.fingerprint, (model.tokenizer, model.generator)))}
         | ({str(given.input): fingerprint(given.input)} if given.input else {}),
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "device": model.device.type},

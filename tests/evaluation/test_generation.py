@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from conftest import CLIP
 
 import sample
 from data.folder import Folder
-from data.shapes import Shapes
+from data.shapes import Shapes, held_out
 from data.writing import write_clip
 from evaluation import __main__ as program
 from evaluation.clips import read_reference
@@ -19,7 +21,7 @@ from evaluation.samples import Drawn, records, stored
 from generator.pipeline import VideoGenerator
 
 SHAPES = Shapes("test", 9, 32, 32, objects=[1])
-N = 32
+N, ROOT = 32, Path(__file__).parents[2]
 
 
 def averages(video):
@@ -257,3 +259,15 @@ def test_what_is_wrong_is_said_before_anything_is_read(place):
 def test_seeds_seed_range():
     assert seed_range([4, 5, 6]) == "4 to 6" and seed_range([4, 4]) == "4 4" and seed_range([1, None]) == "not known"
     assert len(seed_range(list(range(0, 999, 2)))) == 16
+
+
+@pytest.mark.parametrize(("name", "split", "things"), [("one-object", 0, 1), ("held-out", 1, 1), ("two-objects", 0, 2)])
+def test_the_recipes_that_shapes_are_scored_by(name, split, things):
+    clips = program.open_videos(ROOT / f"configs/evaluation/{name}.yaml", {})
+    for i in range(3):
+        shown = clips[i].attributes["things"]
+        assert (
+            len(shown) == things
+            and held_out(SimpleNamespace(**shown[0])) == bool(split)
+            and clips[i].clip.shape == (3, 17, 64, 64)
+        )

@@ -130,7 +130,7 @@ def test_a_generation_is_told_the_actions_of_each_window(tokenizer, told, twin, 
         canvas = tasks.text2video((7, 2, 3), model.mask_id)
 
         def make(actions, window=3, model=model, canvas=canvas):
-            how = {"steps": 2, "revisions": 0, "guidance": guidance, "window": window}
+            how = {"steps": 2, "guidance": guidance, "window": window}
             tokens = model.fill(canvas, ["a"], [0], actions=actions, **how)
             return model.code.lookup(tokens)
 

@@ -22,6 +22,7 @@ from generator.diffusion import (
 from generator.filling import Piece, velocity
 from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
+from generator.orders import Halton
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
 from vq import pretrained
@@ -278,6 +279,13 @@ def test_known_positions_of_the_network_stay_clean():
             return x + t
 
         integrate(velocity, latents, known, [0], make(), 6)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("temperature", 1.0), ("order", Halton()), ("revisions", 3)])
+def test_what_the_twin_does_not_go_by_is_refused(twin, tokenizer, knob, value):
+    canvas = tasks.text2video(GRID, twin.mask_id)
+    with pytest.raises(ValueError, match=f"{knob}: nothing that a DiffusionGenerator goes by"):
+        VideoGenerator(tokenizer, twin, CLIP).fill(canvas, ["a"], [0], **{knob: value})
 
 
 def test_guidance_of_one_is_none_and_three_is_not(twin):

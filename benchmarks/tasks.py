@@ -1,0 +1,199 @@
+"""Every task of one model, on clips of shapes that training has never seen: what comes out right, and what is kept.
+
+    python benchmarks/tasks.py --model out/demo/model [--clips 32] [--sheets DIR] [--sizes]
+
+What a task is given is cut out of real clips of one object, its prompt is their caption, and the detector reads the
+result: shares whose shape, colour and motion are as the caption says, with the 95% interval of all three, beside those
+of reconstructions of the whole real clips, the ceiling. ``kept`` is the mean absolute difference of what was given, in
+pixels from -1 to 1, to its reconstruction. Joins: the largest difference of neighbouring frames around a seam, over the
+median of all neighbours. ``--sheets`` writes a picture of the first clips of each task; ``--sizes`` makes no tasks, but
+videos of other sizes than the model was trained at.
+"""
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data.shapes import COLOURS, Shapes
+from evaluation.detector import score
+from evaluation.intervals import wilson
+from evaluation.sheet import contact_sheet
+from generator.editing import TASKS
+from generator.pipeline import VideoGenerator
+
+NAMES = ("shape", "colour", "motion", "all")
+SIZES = (
+    (1, 1, 1),
+    (0.5, 1, 1),
+    (2, 1, 1),
+    (1, 0.5, 0.5),
+    (1, 1, 1.5),
+    (1, 1.5, 1),
+    (1, 1.5, 1.5),
+)  # of the trained one: t, h, w
+SHOWN = 3  # clips in a picture
+
+
+class Table:
+    def __init__(self, sheets: Path | None, fps: float) -> None:
+        self.sheets, self.fps = sheets, fps
+        print(f"| task | clips | {' | '.join(NAMES)} | kept | |\n|{'---|' * (len(NAMES) + 4)}", flush=True)
+
+    def row(self, name: str, videos: Tensor, texts: list[str], wanted=None, kept=None, said: str = "") -> None:
+        """Videos (b, 3, t, h, w); ``wanted``: their attributes; ``kept``: what was given, and what became of it."""
+        right = score(videos, wanted, self.fps) if wanted else {}
+        cells = [f"{right[key]:.0%}" if key in right else "" for key in NAMES]
+        if right:
+            whole = wilson(round(right["all"] * len(videos)), len(videos))
+            cells[-1] += f" ({100 * whole['low']:.0f} to {100 * whole['high']:.0f})"
+        cells.append(f"{difference(*kept):.3f}" if kept else "")
+        print(f"| {name} | {len(videos)} | {' | '.join(cells)} | {said} |", flush=True)
+        if self.sheets and name in TASKS:
+            contact_sheet(self.sheets / f"{name}.png", videos[:SHOWN], texts[:SHOWN])
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--sizes", action="store_true")
+    options = parser.parse_args(args)
+
+    model = VideoGenerator.from_pretrained(options.model)
+    table = Table(options.sheets, model.clip["fps"])
+    (sizes if options.sizes else tasks)(model, table, options.clips)
+
+
+def sizes(model: VideoGenerator, table: Table, count: int) -> None:
+    """Text to video at sizes around the trained one."""
+    t, h, w, fps = (model.clip[axis] for axis in ("frames", "height", "width", "fps"))
+    for scale in SIZES:
+        size = fitting(model, [side * factor for side, factor in zip((t, h, w), scale, strict=True)])
+        named, said = dict(zip(("frames", "height", "width"), size, strict=True)), "x".join(map(str, size))
+        examples = [Shapes("test", **named, fps=fps, objects=[1], seed=3)[i] for i in range(count)]
+        texts, wanted = [e.text for e in examples], [e.attributes for e in examples]
+        table.row(f"reconstructions, {said}", torch.stack(through(model, [e.clip for e in examples])), texts, wanted)
+        table.row(f"text2video, {said}", model(texts, **named), texts, wanted)
+
+
+def tasks(model: VideoGenerator, table: Table, count: int) -> None:
+    t, h, w, fps = (model.clip[axis] for axis in ("frames", "height", "width", "fps"))
+    ft, long = model.tokenizer.time_compression, 2 * t - 1
+    examples = recolourable(Shapes("test", long, h, w, fps, objects=[1], seed=3), count)
+    clips, texts, wanted = ([getattr(e, name) for e in examples] for name in ("clip", "text", "attributes"))
+
+    def each(name: str, given: list[list[Tensor]], prompts: list[str] = texts, **job) -> Tensor:
+        pairs = tqdm(list(zip(prompts, given, strict=True)), desc=name, leave=False)
+        return torch.cat([model(text, task=name, inputs=inputs, **job) for text, inputs in pairs])
+
+    short = [clip[:, :t] for clip in clips]
+    table.row("reconstructions", torch.stack(through(model, short)), texts, wanted)
+    table.row("text2video", model(texts), texts, wanted)
+    table.row("text2image", model(texts, task="text2image"), texts, [still(a) for a in wanted])
+
+    stills = [[clip[:, :1]] for clip in clips]
+    made = each("image2video", stills)
+    firsts = through(model, [given for (given,) in stills])
+    table.row("image2video", made, texts, wanted, (firsts, made[:, :, :1]))
+
+    table.row(f"reconstructions of {long} frames", torch.stack(through(model, clips)), texts, wanted)
+    made = each("extend", [[clip] for clip in short], frames=long)
+    table.row("extend", made, texts, wanted, (through(model, short), made[:, :, :t]))
+    made = each("extend-back", [[clip[:, -t:]] for clip in clips], frames=long)
+    later = [
+        clip[:, -(t // 2) :] for clip in through(model, clips)
+    ]  # before, pixels still feel what is in front of them
+    table.row("extend-back", made, texts, wanted, (later, made[:, :, -(t // 2) :]))
+
+    made = each("interpolate", [[clip[:, :1], clip[:, t - 1 - ft : t]] for clip in short], frames=t)
+    table.row("interpolate", made, texts, wanted, (firsts, made[:, :, :1]))
+
+    mask = torch.zeros(1, h, w, dtype=torch.bool)
+    mask[:, h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = True
+    made = each("inpaint", [[clip] for clip in short], mask=mask)
+    outside = ~mask.expand(3, t, h, w)
+    kept = [[video[outside] for video in videos] for videos in (through(model, short), made)]
+    table.row("inpaint", made, texts, wanted, kept)
+    around = (h // 2 // 16 * 16, w // 2 // 16 * 16)  # whole cells to either side, whatever the compression up to 8
+    made = each("outpaint", [[clip] for clip in short], height=h + around[0], width=w + around[1])
+    inner = made[..., around[0] // 2 : around[0] // 2 + h, around[1] // 2 : around[1] // 2 + w]
+    table.row("outpaint", made, texts, wanted, (through(model, short), inner))
+
+    others = [recoloured(example) for example in examples]
+    new, meant = [text for text, _ in others], [attributes for _, attributes in others]
+    made = each("edit", [[clip] for clip in short], prompts=new, strength=0.5)
+    table.row("edit", made, new, meant, said="the colour is another one")
+
+    pairs = tqdm(list(zip(texts, new, strict=True)), desc="story", leave=False)
+    made = torch.cat([model([before, after], task="story", frames=long) for before, after in pairs])
+    cut = 1 + (round(model.tokenizer.latent_shape(long, h, w)[0] / 2) - 1) * ft
+    parts = [(made[:, :, :cut], wanted), (made[:, :, cut + ft :], meant)]
+    first, second = (score(part, told, fps)["colour"] for part, told in parts)
+    table.row("story", made, texts, said=f"colours {first:.0%}, then {second:.0%}; join {join(made, cut):.1f}")
+    made = each(
+        "connect", [[a, b] for a, b in zip(short, short[1:] + short[:1], strict=True)], frames=t + t // 2 // ft * ft
+    )
+    table.row("connect", made, texts, said=f"join {join(made, made.shape[2] // 2):.1f}")
+    made = model(texts, task="loop", frames=max(t - 1, 3 * ft))
+    half = made.shape[2] // 2
+    table.row("loop", made, texts, said=f"join {join(made.roll(half, dims=2), half, 0):.1f}")
+
+
+def fitting(model: VideoGenerator, size: list[float]) -> tuple[int, int, int]:
+    """The nearest size, t, h, w in pixels, that tokenizer and transformer can make."""
+    ft, step = model.tokenizer.time_compression, model.tokenizer.space_compression * model.generator.patch_size
+    return 1 + round((size[0] - 1) / ft) * ft, *(max(1, round(side / step)) * step for side in size[1:])
+
+
+def through(model: VideoGenerator, videos: list[Tensor]) -> list[Tensor]:
+    """What the tokenizer makes of videos (3, t, h, w)."""
+    return [model.decode(model.encode(video[None]))[0] for video in videos]
+
+
+def difference(given: Iterable[Tensor], became: Iterable[Tensor]) -> float:
+    """Mean absolute difference of pixels."""
+    each = [(a - b).abs().mean() for a, b in zip(given, became, strict=True)]
+    return torch.stack(each).mean().item()
+
+
+def recolourable(shapes: Shapes, count: int) -> list:
+    """The first clips whose captions name the colour, so that it can be replaced."""
+    found = []
+    while len(found) < count:
+        index = found[-1][0] + 1 if found else 0
+        while shapes[index].attributes["things"][0]["colour"] not in shapes[index].text:
+            index += 1
+        found.append((index, shapes[index]))
+    return [example for _, example in found]
+
+
+def recoloured(example) -> tuple[str, dict]:
+    """The caption with another colour, and what it says."""
+    colours, attributes = list(COLOURS), copy.deepcopy(example.attributes)
+    old = attributes["things"][0]["colour"]
+    attributes["things"][0]["colour"] = colours[(colours.index(old) + 3) % len(colours)]
+    return example.text.replace(old, attributes["things"][0]["colour"]), attributes
+
+
+def still(attributes: dict) -> dict:
+    unseen = dict.fromkeys(("motion", "direction", "speed"))
+    return attributes | {"things": [thing | unseen for thing in attributes["things"]]}
+
+
+def join(videos: Tensor, frame: int, reach: int = 4) -> float:
+    """How far neighbouring frames differ around a frame, at most, over the median of all; the mean of the clips."""
+    steps = videos.diff(dim=2).abs().mean((1, 3, 4))  # b t-1
+    around = steps[:, max(0, frame - 1 - reach) : frame + reach].amax(1)
+    return (around / steps.median(1).values.clamp_min(1e-3)).mean().item()
+
+
+if __name__ == "__main__":
+    main()
