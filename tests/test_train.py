@@ -364,6 +364,18 @@ def test_a_decoder_trained_further_leaves_all_tokens_as_they_are(tokenizer, on_t
     fit(ROOT / "configs/generator/demo.yaml", tmp_path / "generator", *on_tokens, *two())  # the cache is still its own
 
 
+def test_another_quantizer_begins_with_what_was_learnt(tokenizer, tmp_path):
+    quantizer = ["--model.tokenizer.quantizer", "vq.quantizers.FSQ", "--model.tokenizer.quantizer.levels", "[8,5,5]"]
+    flags = [*TINY_VQ, *quantizer, "--model.start", str(tokenizer), "--model.learning_rate", "1e-9"]
+    fit(ROOT / "configs/vq/demo.yaml", tmp_path, *flags, *two())
+    before, after = (pretrained.load(model, "tokenizer").state_dict() for model in (tokenizer, tmp_path / "model"))
+    new = {name for name in after if name not in before or after[name].shape != before[name].shape}
+    assert {name.split(".")[0] for name in new} == {"encoder", "quantizer", "decoder"} and len(new) < 8
+    for name in set(after) - new:
+        if not name.startswith("quantizer."):
+            torch.testing.assert_close(after[name], before[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_larger_decoder_is_trained_on_the_tokens_of_another_tokenizer(tokenizer, tmp_path):
     larger = ["--model.tokenizer.decoder_channels", "[8,16,16]", "--model.tokenizer.decoder_blocks", "2"]
     fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, *larger, "--model.encoder", str(tokenizer), *two())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch._functorch import config as functorch
 
@@ -30,6 +31,8 @@ class TokenizerTraining(L.LightningModule):
         perceptual: LPIPS, of ``perceptual_frames`` frames of each clip, drawn anew at each step.
         perceptual_weight: of LPIPS beside the absolute error.
         adversary: discriminators, and when they begin.
+        start: folder, training checkpoint or hub id of a tokenizer whose encoder and decoder this one begins with, as
+            far as their weights have the same shapes: with another quantizer all but two layers. None: from nothing.
         encoder: folder, training checkpoint or hub id of a tokenizer whose encoder and quantizer this one takes over
             and leaves as they are, and with them all tokens: what was trained on these goes on with the new decoder
             (``generator.export --tokenizer``). None: the encoder is trained, too.
@@ -49,11 +52,14 @@ class TokenizerTraining(L.LightningModule):
         perceptual_weight: float = 0.5,
         perceptual_frames: int = 2,
         adversary: Adversary | None = None,
+        start: str | None = None,
         encoder: str | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").train() if isinstance(tokenizer, str) else tokenizer
+        if start is not None:
+            begin_with(self.tokenizer, start)
         self.frozen = [] if encoder is None else take_over(self.tokenizer, encoder)
         self.adversary, self.compiled = adversary, compile
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
@@ -125,6 +131,17 @@ class TokenizerTraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = {"tokenizer": self.tokenizer.config}
         checkpoint["clip"] = self.trainer.datamodule.clip
+
+
+def begin_with(tokenizer: Tokenizer, source: str) -> None:
+    """Gives a tokenizer's encoder and decoder what another has learnt, where the shapes are the same."""
+    own = {name: value for name, value in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
+    learnt = pretrained.load(source, "tokenizer").state_dict()
+    alike = {name: learnt[name] for name, value in own.items() if name in learnt and learnt[name].shape == value.shape}
+    if not alike:
+        raise ValueError(f"no weight of {source} has the shape of one of --model.tokenizer: leave out --model.start")
+    tokenizer.load_state_dict(alike, strict=False)
+    rank_zero_info(f"begins with {len(alike)} of its {len(own)} weights as they are in {source}")
 
 
 def take_over(tokenizer: Tokenizer, source: str) -> list[nn.Module]:
