@@ -120,13 +120,19 @@ class Export(Callback):
 
 
 class SkippedFiles(Callback):
-    """Counts the broken files that the data set passed over, and lists them when the run ends."""
+    """Counts the broken files that the data sets passed over, and lists them when the run ends, however it does."""
 
     def __init__(self) -> None:
         self.lines: dict[str, None] = {}
 
     def on_train_batch_end(self, trainer, training, outputs, batch, batch_idx) -> None:
         self.lines |= dict.fromkeys(batch.skipped)
+
+    def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self.lines |= dict.fromkeys(batch.skipped)
+
+    def on_exception(self, trainer: L.Trainer, training: L.LightningModule, exception: BaseException) -> None:
+        self.on_fit_end(trainer, training)
 
     def on_fit_end(self, trainer: L.Trainer, training: L.LightningModule) -> None:
         if self.lines:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vq.callbacks import CodebookUsage, filmstrips, parts_in_use
+from vq.callbacks import CodebookUsage, SkippedFiles, filmstrips, parts_in_use
 from vq.hardware import check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.optimizer import Muon, orthogonal
@@ -97,6 +97,16 @@ def test_a_collapsed_codebook_raises_an_alarm_with_what_to_do(quantizer, codes, 
     callback.on_validation_epoch_end(trainer, training)
     said = "".join(str(warning.message) for warning in recwarn)
     assert said == "" if advice is None else f"collapsed: {codes} of 1000 codes are {advice}" in said
+
+
+@pytest.mark.parametrize("end", ["on_fit_end", "on_exception"])
+def test_skipped_files_are_listed_however_a_run_ends(end, recwarn):
+    callback = SkippedFiles()
+    callback.on_train_batch_end(None, None, None, SimpleNamespace(skipped=("a.mp4: broken",)), 0)
+    callback.on_validation_batch_end(None, None, None, SimpleNamespace(skipped=("b.mp4: empty", "a.mp4: broken")), 0)
+    getattr(callback, end)(None, None, *([KeyboardInterrupt()] if end == "on_exception" else []))
+    (warning,) = recwarn
+    assert str(warning.message) == "2 files were skipped:\n  a.mp4: broken\n  b.mp4: empty"
 
 
 def test_a_continuous_tokenizer_has_no_codebook_to_count(tokenizer):
