@@ -25,16 +25,18 @@ KeysAndValues = list[tuple[Tensor, Tensor]]
 class TextMemory:
     """What the blocks are told, computed once a generation: keys and values of the text, and which of them count.
 
-    Of a game there are also ``actions``, a vector for each latent frame, see ``generator.actions``.
+    Of a game there are also ``actions``, a vector for each latent frame, see ``generator.actions``. ``guidance`` is
+    the scale that a transformer with ``most_guidance`` is told; None: 1.
     """
 
     keys_and_values: KeysAndValues  # a block: two (b, heads, l, head_dim)
     mask: Tensor  # (b, l) bool
     actions: Tensor | None = None  # (b, t, dim)
+    guidance: Tensor | None = None  # (b,)
 
     def __getitem__(self, rows) -> "TextMemory":
-        actions = None if self.actions is None else self.actions[rows]
-        return TextMemory([(k[rows], v[rows]) for k, v in self.keys_and_values], self.mask[rows], actions)
+        rest = (None if part is None else part[rows] for part in (self.actions, self.guidance))
+        return TextMemory([(k[rows], v[rows]) for k, v in self.keys_and_values], self.mask[rows], *rest)
 
 
 class VideoTransformer(Configurable, nn.Module):
@@ -47,6 +49,8 @@ class VideoTransformer(Configurable, nn.Module):
         conditions: whether the modulation is told frames a second and the size of the grid, beside the level.
         rotary_fps: rotary positions in time are seconds, this many of them to one, so that a motion looks alike at any
             frame rate; None: they are latent frames. The same thing at this rate.
+        most_guidance: the modulation is told a scale of guidance from 1 to this one, for a masked generator that
+            learns to answer in one pass what guidance makes of two (``generator.guidance``). None: it is not.
     """
 
     def __init__(
@@ -58,8 +62,11 @@ class VideoTransformer(Configurable, nn.Module):
         mlp_ratio: float = 2.67,
         conditions: bool = False,
         rotary_fps: float | None = None,
+        most_guidance: float | None = None,
     ) -> None:
         super().__init__()
+        if most_guidance is not None and most_guidance <= 1:
+            raise ValueError(f"most_guidance is {most_guidance:g}, expected more than 1, which is no guidance")
         if dim % (8 * heads):
             raise ValueError(f"dim {dim} does not split into {heads} heads of a multiple of 8: change dim or heads")
         self.dim, self.head_dim = dim, dim // heads
@@ -71,7 +78,8 @@ class VideoTransformer(Configurable, nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, text_dim, hidden) for _ in range(depth))
         self.norm = Norm(dim)
         self.conditions = nn.Linear(4 * 64, dim) if conditions else None
-        self.rotary_fps = rotary_fps
+        self.rotary_fps, self.most_guidance = rotary_fps, most_guidance
+        self.guidance = nn.Linear(64, dim) if most_guidance else None
         self.initialise()
 
     def initialise(self) -> None:
@@ -117,6 +125,9 @@ class VideoTransformer(Configurable, nn.Module):
         told = self.level(sinusoid(level, 256))  # b dim
         if self.conditions:
             told = told + self.conditions(rate_and_size(grid, fps))
+        if self.guidance:
+            share = torch.ones_like(level) if text.guidance is None else 1 / text.guidance
+            told = told + self.guidance(sinusoid(share, 64))
         modulation = self.modulation(F.silu(told))  # b 6*dim
         modulation = rearrange(modulation, "b (six d) -> six b 1 d", six=6)
         text_mask = rearrange(text.mask, "b l -> b 1 1 l")

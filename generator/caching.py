@@ -6,6 +6,8 @@ look at the keys and values that the others had when they were last computed (Re
 its kin). How much is lost, and how much time gained, stands in docs/sampling.md.
 """
 
+from dataclasses import replace
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -75,12 +77,16 @@ class Pass:
         self.cache = Cache() if refresh > 1 else None
         self.calls = 0
 
-    def __call__(self, tokens: Tensor, where: Tensor):
+    def __call__(self, tokens: Tensor, where: Tensor, guidance: float | None = None):
+        """``guidance``: the scale that a model is told which answers guided; None: it is told none."""
         if self.cache is not None:
             full = self.calls % self.refresh == 0
             self.cache.positions = None if full else self.positions(where | (tokens != self.seen))
             self.seen, self.calls = tokens, self.calls + 1
-        return self.model(tokens, where, self.text, self.middle, self.fps, self.cache, self.draft)
+        text = self.text
+        if guidance is not None:
+            text = replace(text, guidance=torch.full((len(tokens),), guidance, device=tokens.device))
+        return self.model(tokens, where, text, self.middle, self.fps, self.cache, self.draft)
 
     def positions(self, active: Tensor) -> Tensor:
         """The transformer's positions (b, a) of the active cells (b, t, h, w). Where a sample has fewer than another,

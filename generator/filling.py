@@ -85,6 +85,12 @@ class Settings:
             )
         guidance = self.guidance if isinstance(self.guidance, Guidance) else Guidance(self.guidance)
         order, name = self.order or Halton(), type(self.order).__name__
+        most = generator.backbone.most_guidance
+        if most and not (1 <= guidance.scale <= most and not guidance.rescale):
+            raise ValueError(
+                f"guidance of scale {guidance.scale:g} and rescale {guidance.rescale:g}: this model was trained to be "
+                f"guided in one pass, with scales from 1 to {most:g}, and takes no rescale"
+            )
         if guidance.rescale and generator.of_latents:
             raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
         if self.refresh > 1 and not order.blind:
@@ -157,6 +163,9 @@ def predictor(
     texts, untold = list(piece.texts), torch.ones(len(piece.texts), dtype=torch.bool)
     silent = torch.tensor([draft is not None and not text for text in texts])
     read = partial(generator.read, actions=piece.actions, middle=middle)
+    if generator.backbone.most_guidance:
+        answer = ask(read(texts, drop=silent))
+        return lambda tokens, where, progress: answer(tokens, where, guidance.at(progress))
     if guidance.scale == 1:
         return guided(guidance, ask(read(texts, drop=silent)), None)
     if as_one_batch:

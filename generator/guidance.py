@@ -1,6 +1,7 @@
 """Classifier-free guidance (arXiv 2207.12598) on logits: away from what the model would say without the text.
 
 How strongly may depend on how far the sampling has come; where the scale is 1 the pass without the text is not made.
+A model that was trained with ``unguided`` answers for any scale in one pass.
 """
 
 import math
@@ -57,6 +58,15 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float, rescale: flo
         return guided
     ratio = conditional.std(1, keepdim=True) / guided.std(1, keepdim=True).clamp_min(1e-6)
     return guided * (rescale * ratio + (1 - rescale))
+
+
+def unguided(guided: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
+    """The inverse of ``guide``: the conditional logits behind guided ones, (m, k) all, at scales (m, 1).
+
+    A model that is told the scale, and whose answers are held against the data behind this, learns to answer what
+    guidance would make of two passes (guidance-free training, arXiv 2501.15420). Gradients pass the first alone.
+    """
+    return unconditional.detach() + (guided - unconditional.detach()) / scale
 
 
 def guided(guidance: Guidance, told: Network, pairs: Pairs | None) -> Callable[[Tensor, Tensor, float], Digits]:

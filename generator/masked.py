@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from generator.actions import Actions
 from generator.backbone import TextMemory, VideoTransformer
+from generator.guidance import unguided
 from generator.text import Text, TextEncoder
 from vq.config import Configurable
 from vq.quantizers import to_digits
@@ -242,6 +243,7 @@ def masked_loss(
     middle: bool = False,
     fps: Tensor | None = None,
     draft: Tensor | None = None,
+    untold: TextMemory | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the asked tokens in nats a token, summed over digits; computed where ``where`` is True only.
 
@@ -250,10 +252,20 @@ def masked_loss(
         shown: what the model is given, ``mask_id`` where hidden; None: the tokens, hidden where asked for.
         weights: (b, t, h, w), by which the asked cells are summed; None: their mean.
         middle, fps, draft: see ``MaskedGenerator.forward``.
+        untold: the null text, for a model that is told a scale of guidance with ``text``: its answers are guided ones,
+            and the loss is that of those behind them (``generator.guidance.unguided``), at a pass more.
     """
     shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
     targets = to_digits(tokens[where], model.digits)  # m digits
     answers = model(shown, where, text, middle, fps, draft=draft)
+    if untold is not None:
+        scale = text.guidance[where.nonzero()[:, 0], None]
+        with torch.no_grad():
+            without = model(shown, where, untold, middle, fps, draft=draft)
+        answers = [
+            lambda before, a=a, u=u: unguided(a(before), u(before), scale)
+            for a, u in zip(answers, without, strict=True)
+        ]
     return digits_loss(answers, targets, label_smoothing, None if weights is None else weights[where])
 
 

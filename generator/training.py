@@ -3,6 +3,8 @@
 The two between, noisy tokens and masked latents, stand in ``generator.bridges``.
 """
 
+from dataclasses import replace
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -86,6 +88,10 @@ class FrozenTokenizer(L.LightningModule):
 
     def on_fit_start(self) -> None:
         check_start(self)
+        if self.generator.backbone.most_guidance and not isinstance(self.generator, MaskedGenerator):
+            raise ValueError(
+                "only masked tokens learn to be guided in one pass: leave out --model.backbone.most_guidance"
+            )
         if self.compiled:
             check_compiler(self.device)
             self.generator.backbone.compile()
@@ -225,17 +231,24 @@ class GeneratorTraining(FrozenTokenizer):
         tokens, draft = grids[0], draft if draft is None else grids[1]
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
         puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
+        told, untold = self._told(batch, drop, frames), None
+        if most := self.generator.backbone.most_guidance:
+            share = 1 / most + (1 - 1 / most) * torch.rand(len(tokens), generator=rng)  # one over the scale
+            told = replace(told, guidance=(1 / share).masked_fill(drop, 1.0).to(self.device))
+            with torch.no_grad():
+                untold = self._told(batch, torch.ones_like(drop), frames)
         loss, logs = masked_loss(
             self.generator,
             tokens,
             puzzle.asked,
-            self._told(batch, drop, frames),
+            told,
             self.label_smoothing,
             puzzle.shown,
             puzzle.weights,
             bool(frames.start),
             batch.fps,
             draft,
+            untold,
         )
         return self._report("train", loss, logs)
 

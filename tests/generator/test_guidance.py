@@ -3,9 +3,12 @@ import torch
 from conftest import CLIP
 
 from generator import filling, tasks
+from generator.backbone import TextMemory, VideoTransformer
 from generator.filling import Piece
-from generator.guidance import Guidance, guide
+from generator.guidance import Guidance, guide, unguided
+from generator.masked import MaskedGenerator, masked_loss
 from generator.pipeline import VideoGenerator
+from generator.text import ByteText
 
 TEXTS, SEEDS = ["a red circle", "a blue square moves"], [0, 5]
 
@@ -106,3 +109,64 @@ def test_a_device_that_takes_both_passes_at_once_draws_the_same(model, monkeypat
     apart, predictor = fill(model, 3.0), filling.predictor
     monkeypatch.setattr(filling, "predictor", lambda *args: predictor(*args, as_one_batch=True))
     assert torch.equal(fill(model, 3.0), apart)
+
+
+@pytest.fixture
+def in_one_pass(tokenizer):
+    """A tiny model with random weights that is told a scale of guidance up to 4."""
+    torch.manual_seed(0)
+    backbone = VideoTransformer(dim=32, depth=2, heads=2, text_dim=16, most_guidance=4.0)
+    generator = MaskedGenerator(backbone, ByteText(dim=16, depth=1), 125)
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return VideoGenerator(tokenizer, generator, CLIP)
+
+
+def test_what_is_unguided_gives_the_conditional_logits_back():
+    conditional, unconditional, scale = torch.randn(20, 9), torch.randn(20, 9), 1 + 3 * torch.rand(20, 1)
+    guided = guide(conditional, unconditional, scale)
+    torch.testing.assert_close(unguided(guided, unconditional, scale), conditional)
+
+
+def test_guidance_in_one_pass_heeds_the_scale_and_makes_no_second_pass(in_one_pass, monkeypatch):
+    scales, forward = [], in_one_pass.generator.forward
+    monkeypatch.setattr(
+        in_one_pass.generator,
+        "forward",
+        lambda tokens, where, text, *args: scales.append(text.guidance.tolist()) or forward(tokens, where, text, *args),
+    )
+    strong = fill(in_one_pass, 3.0)
+    assert scales == [[3.0, 3.0]] * 6 and not torch.equal(strong, fill(in_one_pass, 1.0))
+    scales.clear()
+    fill(in_one_pass, Guidance(3.0, start=0.5))
+    assert scales == [[1.0, 1.0]] * 2 + [[3.0, 3.0]] * 4
+
+
+@pytest.mark.parametrize("guidance", [5.0, 0.5, Guidance(2.0, rescale=0.5)])
+def test_guidance_that_one_pass_was_not_trained_for_is_refused(in_one_pass, guidance):
+    with pytest.raises(ValueError, match="with scales from 1 to 4, and takes no rescale"):
+        fill(in_one_pass, guidance)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
+def test_the_loss_of_one_pass_is_least_at_what_two_passes_would_say(scale):
+    """Told the text a token is 0 in 80 of 100 clips, told nothing in half of them."""
+    told, untold = torch.tensor([0.8, 0.2]).log(), torch.tensor([0.5, 0.5]).log()
+    tokens = torch.tensor([0] * 80 + [1] * 20).view(100, 1, 1, 1)
+    memory = TextMemory([], torch.ones(100, 1, dtype=torch.bool), guidance=torch.full((100,), scale))
+
+    class Model:
+        mask_id, digits = 2, (2,)
+
+        def __call__(self, shown, where, text, *args, **kwargs):
+            return [lambda before: (answer if text is memory else untold).expand(100, 2)]
+
+    def slope(at):
+        nonlocal answer
+        answer = at.clone().requires_grad_()
+        loss, _ = masked_loss(Model(), tokens, torch.ones(tokens.shape, dtype=torch.bool), memory, untold=TEXTS)
+        return torch.autograd.grad(loss, answer)[0].abs().max()
+
+    answer = None
+    assert slope(guide(told, untold, scale)) < 1e-6
+    assert slope(guide(told, untold, scale + 0.5)) > 1e-3
