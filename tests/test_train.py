@@ -107,10 +107,8 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
     if recipe.match("vq/large.yaml"):
         flags += [*TINY_VQ, "--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
         flags += ["--model.compile", "false"]
-    if recipe.match("vq/demo-64.yaml"):
+    if recipe.match("vq/demo-64.yaml") or recipe.match("vq/showcase.yaml"):
         flags += ["--model.tokenizer", str(tokenizer)]
-    if recipe.match("vq/showcase.yaml"):
-        flags += [*TINY_VQ, "--model.start", str(tokenizer)]
     if recipe.match("generator/*demo.yaml") or recipe.match("generator/showcase.yaml"):
         flags += on_tokens
     elif "generator" in str(recipe):
@@ -140,7 +138,7 @@ def test_every_recipe_says_what_it_is_and_builds_at_its_own_size(recipe):
 GAME = ["--model.adversary", "vq.discriminator.Adversary", "--model.adversary.channels", "4"]
 
 
-MIXTURE = ["-c", str(ROOT / "configs/generator/mixtures/tasks.yaml")]
+MIXTURE = ["-c", str(ROOT / "configs/generator/overlays/tasks.yaml")]
 OPTIONS = [
     *("--model.frame_ratios", "0.3", "--model.corruption", "0.2", "--model.weight", "generator.weights.Clamped"),
     *("--model.label_smoothing", "0.1", "--model.backbone.conditions", "true", "--model.backbone.rotary_fps", "8"),
@@ -339,6 +337,20 @@ def test_lpips_joins_the_loss_and_stays_out_of_checkpoints(lpips_weights, tmp_pa
     assert cli.trainer.callback_metrics["train/lpips"] > 0 and cli.trainer.callback_metrics["val/lpips"] > 0
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[0] for name in state} == {"tokenizer"}
+
+
+def test_a_generator_that_is_guided_in_one_pass_trains_exports_and_samples(on_tokens, tmp_path):
+    overlay = ["-c", str(ROOT / "configs/generator/overlays/one-pass.yaml")]
+    cli = fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *overlay, *two(6))
+    assert cli.model.generator.backbone.guidance.bias.abs().sum() > 0  # it began at zero, behind others that did
+    model = VideoGenerator.from_pretrained(tmp_path / "model")
+    assert model("a red circle", frames=5, height=32, width=32, steps=2, guidance=3.0).shape == (1, 3, 5, 32, 32)
+
+
+def test_only_masked_tokens_are_guided_in_one_pass(on_tokens, tmp_path):
+    with pytest.raises(ValueError, match="only masked tokens learn to be guided in one pass"):
+        flags = [*on_tokens, "--model.backbone.most_guidance", "4"]
+        fit(ROOT / "configs/generator/diffusion-demo.yaml", tmp_path, *flags, *two())
 
 
 def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path):
