@@ -1,10 +1,13 @@
-# Two commands: `make demo` and `make test`. Both set up a virtual environment first.
+# `make demo`, `make train-demo` and `make test` set up a virtual environment first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test install clean
+.PHONY: demo train-demo test install clean
 demo: .venv/demo
 	$(BIN)/python demo.py
+
+train-demo: .venv/demo
+	$(BIN)/python demo.py --train
 
 test: .venv/test
 	$(BIN)/ruff check .

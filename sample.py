@@ -1,6 +1,6 @@
 """Sampling program: prompts (and, for some tasks, clips, stills or a mask) in, videos out.
 
-    python sample.py --model out/demo/model --prompt "a red circle moves right" --out clip.mp4
+    python sample.py --model models/showcase --prompt "a red circle moves right" --out clip.mp4
 
 What is wrong with an argument is one line on standard error and exit status 2, before anything is written. A file that
 exists is never overwritten: made with the same settings it is skipped, so a long list of prompts may be interrupted.

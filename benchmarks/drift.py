@@ -1,6 +1,6 @@
 """Does a video wash out when it is extended again and again? Tokens reused as integers against pixels encoded anew.
 
-    python benchmarks/drift.py --model out/demo/model [--clips 16 --extensions 10 --steps 16 --revisions 12]
+    python benchmarks/drift.py --model models/showcase [--clips 16 --extensions 10 --steps 16 --revisions 12]
 
 Real clips are extended window by window, each told the last latent frames of the one before. One arm keeps them as
 integers, as ``--task extend`` does; the other decodes them and encodes the pixels again, as one has to whose tool takes

@@ -1,6 +1,6 @@
 """Edits of a colour: how much of the new prompt comes, and how much of the clip stays, over strengths and choices.
 
-    python benchmarks/edits.py --model out/demo/model [--clips 24 --strengths 0.3 0.5 0.8]
+    python benchmarks/edits.py --model models/showcase [--clips 24 --strengths 0.3 0.5 0.8]
 
 The prompt of a real clip gets another colour. Read back by the detector: the share of clips that have the new colour
 (gain), and still the shape and the motion that clip and prompt agree on (kept); beside them the reconstructions.

@@ -1,6 +1,6 @@
 """Quality against steps for each order, and what each knob of the sampler costs and brings, in one run.
 
-    python benchmarks/sampling.py --model out/demo/model --prompts 256 [--orders halton ...] [--steps 4 8 ...] [--knobs]
+    python benchmarks/sampling.py --model DIR [--prompts 256] [--orders halton ...] [--steps 4 8 ...] [--knobs]
 
 Every setting draws the same prompts of shapes, which training has never seen, with the same seeds; the detector reads
 them back. The tables are Markdown: shape, colour and motion all right in per cent, the standard error, seconds a clip,

@@ -1,6 +1,6 @@
 """Every task of one model, on clips of shapes that training has never seen: what comes out right, and what is kept.
 
-    python benchmarks/tasks.py --model out/demo/model [--clips 32] [--sheets DIR] [--sizes]
+    python benchmarks/tasks.py --model models/showcase [--clips 32] [--sheets DIR] [--sizes]
 
 What a task is given is cut out of real clips of one object, its prompt is their caption, and the detector reads the
 result: shares whose shape, colour and motion are as the caption says, with the 95% interval of all three, beside those

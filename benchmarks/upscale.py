@@ -1,6 +1,6 @@
 """What an upscaler makes of small clips, beside bicubic interpolation and reconstructions of the real large ones.
 
-    python benchmarks/upscale.py --model out/demo-64/upscaler/model --small out/demo/model [--large DIR] [--clips 128]
+    python benchmarks/upscale.py --model out/demo-64/upscaler/model --small DIR [--large DIR] [--clips 128]
 
 First real clips of one object, shrunk, and the same as the small model's tokenizer reconstructs them, which is how all
 that a generator makes looks: PSNR and SSIM against the real large clips. Then the cascade, from prompts to the small

@@ -1,6 +1,6 @@
 """VideoGenerator: prompts in, videos out. No Lightning inside.
 
-generator = VideoGenerator.from_pretrained("out/demo/model")
+generator = VideoGenerator.from_pretrained("models/showcase")
 videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, h, w) in [-1, 1]
 longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """

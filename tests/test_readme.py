@@ -26,9 +26,9 @@ TRAININGS = [c for c in COMMANDS if c.startswith(".venv/bin/python train.py")]
 
 @pytest.fixture
 def place(tokenizer, generator, tmp_path, monkeypatch):
-    """A working folder as after `make demo`: configs, a model, a still."""
+    """A working folder: configs, a model in the place of the one that comes with the repository, a still."""
     (tmp_path / "configs").symlink_to(Path(__file__).parents[1] / "configs")
-    VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / "out/demo/model")
+    VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / "models/showcase")
     write_clip(tmp_path / "still.png", torch.zeros(3, 1, 16, 24), 8)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -38,7 +38,7 @@ def test_the_readme_has_what_these_tests_look_for():
     assert len(SAMPLES) >= 3 and len(TRAININGS) >= 2
 
 
-@pytest.mark.parametrize("command", [c for c in SAMPLES if "demo" in c])
+@pytest.mark.parametrize("command", [c for c in SAMPLES if "showcase" in c])
 def test_sampling_commands(command, place):
     args = shlex.split(command)[2:]
     for path in sample.main([*args, "--steps", "2"]):
@@ -87,7 +87,7 @@ def test_every_file_that_the_readme_names_exists_and_the_other_way_round():
             assert file.name == "__init__.py" or file.name in tree, (
                 f"{folder}/{file.name} is missing in the README's tree"
             )
-    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+    for target in re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE):
         assert f"\n{target}:" in (root / "Makefile").read_text()
     for link in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (root / link).exists(), link
