@@ -27,13 +27,17 @@ class Crops(Dataset):
     def __init__(
         self, dataset: Dataset, frames: int = 9, height: int = 32, width: int = 32, tries: int = 4, seed: int = 0
     ) -> None:
-        whole, window = (dataset.frames, dataset.height, dataset.width), (frames, height, width)
-        if any(part < 1 or part > size for part, size in zip(window, whole, strict=True)):
-            raise ValueError(
-                f"windows of {frames} frames of {height}x{width} do not fit into clips of {whole[0]} frames of "
-                f"{whole[1]}x{whole[2]}: ask for smaller ones"
-            )
+        window = frames, height, width
+        for whole in getattr(dataset, "sizes", None) or [(dataset.frames, dataset.height, dataset.width)]:
+            if any(part < 1 or part > size for part, size in zip(window, whole, strict=True)):
+                raise ValueError(
+                    f"windows of {frames} frames of {height}x{width} do not fit into clips of {whole[0]} frames of "
+                    f"{whole[1]}x{whole[2]}: ask for smaller ones"
+                )
+        if tries < 1:
+            raise ValueError(f"got {tries} tries for a window, expected at least 1")
         self.dataset, self.tries, self.seed = dataset, tries, seed
+        self.whole = dataset  # whose size is that of a model's clips, see VideoData.clip
         self.frames, self.height, self.width, self.fps = frames, height, width, dataset.fps
 
     def __len__(self) -> int:

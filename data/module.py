@@ -107,8 +107,10 @@ class VideoData(L.LightningDataModule):
 
     @property
     def clip(self) -> dict:
-        """The size of the training clips: frames, height, width and fps (None: that of each file)."""
-        return {axis: getattr(self.train, axis) for axis in ("frames", "height", "width", "fps")}
+        """The size of the training clips, of windows that of the whole: frames, height, width and fps (None: that of
+        each file)."""
+        whole = getattr(self.train, "whole", self.train)
+        return {axis: getattr(whole, axis) for axis in ("frames", "height", "width", "fps")}
 
     def clips_a_batch(self, dataset: Dataset, shape: Shape | None = None) -> int:
         """Clips a step and process, of a shape of the data set; None: of the only one."""

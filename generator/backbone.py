@@ -49,8 +49,8 @@ class VideoTransformer(Configurable, nn.Module):
         conditions: whether the modulation is told frames a second and the size of the grid, beside the level.
         rotary_fps: rotary positions in time are seconds, this many of them to one, so that a motion looks alike at any
             frame rate; None: they are latent frames. The same thing at this rate.
-        most_guidance: the modulation is told a scale of guidance from 1 to this one, for a masked generator that
-            learns to answer in one pass what guidance makes of two (``generator.guidance``). None: it is not.
+        most_guidance: the modulation is told a scale of guidance from 1 to this one, 2 or more, for a masked generator
+            that learns to answer in one pass what guidance makes of two (``generator.guidance``). None: it is not.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class VideoTransformer(Configurable, nn.Module):
         most_guidance: float | None = None,
     ) -> None:
         super().__init__()
-        if most_guidance is not None and most_guidance <= 1:
-            raise ValueError(f"most_guidance is {most_guidance:g}, expected more than 1, which is no guidance")
+        if most_guidance is not None and most_guidance < 2:
+            raise ValueError(f"most_guidance is {most_guidance:g}, expected at least 2, by which samples are guided")
         if dim % (8 * heads):
             raise ValueError(f"dim {dim} does not split into {heads} heads of a multiple of 8: change dim or heads")
         self.dim, self.head_dim = dim, dim // heads

@@ -77,15 +77,15 @@ class Pass:
         self.cache = Cache() if refresh > 1 else None
         self.calls = 0
 
-    def __call__(self, tokens: Tensor, where: Tensor, guidance: float | None = None):
-        """``guidance``: the scale that a model is told which answers guided; None: it is told none."""
+    def __call__(self, tokens: Tensor, where: Tensor, guidance: Tensor | None = None):
+        """``guidance``: the scales (b,) that a model is told which answers guided; None: it is told none."""
+        text = self.text
+        if guidance is not None:
+            text = replace(text, guidance=guidance)
         if self.cache is not None:
             full = self.calls % self.refresh == 0
             self.cache.positions = None if full else self.positions(where | (tokens != self.seen))
             self.seen, self.calls = tokens, self.calls + 1
-        text = self.text
-        if guidance is not None:
-            text = replace(text, guidance=torch.full((len(tokens),), guidance, device=tokens.device))
         return self.model(tokens, where, text, self.middle, self.fps, self.cache, self.draft)
 
     def positions(self, active: Tensor) -> Tensor:

@@ -91,6 +91,11 @@ class Settings:
                 f"guidance of scale {guidance.scale:g} and rescale {guidance.rescale:g}: this model was trained to be "
                 f"guided in one pass, with scales from 1 to {most:g}, and takes no rescale"
             )
+        if most and self.refresh > 1 and (guidance.start, guidance.stop, guidance.power) != (0, 1, 0):
+            raise ValueError(
+                f"refresh is {self.refresh}, which keeps what was computed at another scale of guidance: this model is "
+                "told the scale, so give it one scale throughout, or refresh 1"
+            )
         if guidance.rescale and generator.of_latents:
             raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
         if self.refresh > 1 and not order.blind:
@@ -164,8 +169,12 @@ def predictor(
     silent = torch.tensor([draft is not None and not text for text in texts])
     read = partial(generator.read, actions=piece.actions, middle=middle)
     if generator.backbone.most_guidance:
-        answer = ask(read(texts, drop=silent))
-        return lambda tokens, where, progress: answer(tokens, where, guidance.at(progress))
+        answer, silent = ask(read(texts, drop=silent)), silent.to(piece.fps.device)
+
+        def predict(tokens: Tensor, where: Tensor, progress: float) -> Predictions:
+            return answer(tokens, where, torch.where(silent, 1.0, guidance.at(progress)))  # no text, nothing to guide
+
+        return predict
     if guidance.scale == 1:
         return guided(guidance, ask(read(texts, drop=silent)), None)
     if as_one_batch:

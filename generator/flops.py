@@ -33,7 +33,8 @@ def step_flops(model: Generator, batch: int, grid: Grid, words: int, asked: int 
     backbone = model.backbone
     clip = text_flops(model.text, words) + read_flops(backbone, words) + forward_flops(model, grid, words, asked=0)
     places = (batch - 1) * positions_of(model, grid) * 192 * backbone.dim  # the same in every clip: computed once
-    return 3 * (batch * clip - places + asked * head_flops(model))
+    passes = 4 if backbone.most_guidance else 3  # one without the text and without gradients
+    return passes * (batch * clip - places + asked * head_flops(model))
 
 
 def forward_flops(model: Generator, grid: Grid, words: int, asked: int | None = None) -> int:
@@ -69,7 +70,8 @@ def head_flops(model: Generator) -> int:
 def backbone_flops(backbone: VideoTransformer, positions: int, words: int) -> int:
     d, depth, hidden = backbone.dim, len(backbone.blocks), backbone.blocks[0].mlp.down.in_features
     block = 2 * (6 * d**2 + 3 * d * hidden) + 4 * d * (positions + words)  # a position: weights, attention
-    once = 2 * (256 * d + 7 * d**2) + (512 * d if backbone.conditions else 0)  # a clip: the modulation
+    once = 2 * (256 * d + 7 * d**2)  # a clip: the modulation
+    once += (512 * d if backbone.conditions else 0) + (128 * d if backbone.most_guidance else 0)
     return positions * (depth * block + 192 * d) + once
 
 

@@ -92,6 +92,10 @@ class FrozenTokenizer(L.LightningModule):
             raise ValueError(
                 "only masked tokens learn to be guided in one pass: leave out --model.backbone.most_guidance"
             )
+        if self.generator.backbone.most_guidance and not self.text_dropout:
+            raise ValueError(
+                "guidance in one pass is learnt from the null text: give --model.text_dropout a share above 0"
+            )
         if self.compiled:
             check_compiler(self.device)
             self.generator.backbone.compile()

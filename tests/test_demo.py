@@ -1,9 +1,11 @@
 """What `make demo` does, with a tiny model in the place of the shipped one; and whether that one is what it says."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import CLIP
 
 import demo
@@ -28,6 +30,23 @@ def test_the_demo_leaves_clips_a_picture_and_the_model(tokenizer, generator, tmp
     }
     assert VideoGenerator.from_pretrained("out/demo/model").clip == CLIP
     assert "of 2 fresh prompts, shape came out right in" in capsys.readouterr().out
+
+
+def test_the_stages_of_the_small_demo_find_each_other():
+    recipes = {
+        stage: yaml.safe_load((ROOT / f"configs/{folder}/demo.yaml").read_text())
+        for stage, folder in (("tokenizer", "vq"), ("generator", "generator"))
+    }
+    for stage, recipe in recipes.items():
+        assert recipe["trainer"]["default_root_dir"] == f"out/train-demo/{stage}"
+    encoding = dict(pairwise(demo.STAGES["tokens"].split()))
+    assert (
+        recipes["generator"]["model"]["init_args"]["tokenizer"]
+        == encoding["--tokenizer"]
+        == "out/train-demo/tokenizer/model"
+    )
+    cache = yaml.safe_load((ROOT / "configs/data/demo-tokens.yaml").read_text())["train"]["init_args"]
+    assert cache["folder"] == encoding["--out"]
 
 
 @pytest.fixture(scope="module")

@@ -347,10 +347,31 @@ def test_a_generator_that_is_guided_in_one_pass_trains_exports_and_samples(on_to
     assert model("a red circle", frames=5, height=32, width=32, steps=2, guidance=3.0).shape == (1, 3, 5, 32, 32)
 
 
-def test_only_masked_tokens_are_guided_in_one_pass(on_tokens, tmp_path):
+def test_scales_of_guidance_are_drawn_with_the_texts_and_are_one_without(on_tokens, tmp_path, monkeypatch):
+    seen, loss = [], training.masked_loss
+    monkeypatch.setattr(training, "masked_loss", lambda *args, **named: seen.append(args) or loss(*args, **named))
+    flags = [*on_tokens, "--model.backbone.most_guidance", "4", "--model.text_dropout", "0.5"]
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path, *flags, *two(4), "--data.batch_size", "8")
+    steps = [args for args in seen if len(args) > 10]  # validation is not guided
+    told, untold = [args[3] for args in steps], [args[-1] for args in steps]
+    scales = torch.cat([memory.guidance for memory in told])
+    without = torch.cat([memory.mask.sum(1) == 1 for memory in told])
+    assert without.any() and not without.all()
+    assert (scales[without] == 1).all() and (scales[~without] > 1).all() and scales.max() <= 4
+    assert all((memory.mask.sum(1) == 1).all() and memory.guidance is None for memory in untold)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "uniform", "masked-latents"])
+def test_only_masked_tokens_are_guided_in_one_pass(kind, on_tokens, tmp_path):
     with pytest.raises(ValueError, match="only masked tokens learn to be guided in one pass"):
         flags = [*on_tokens, "--model.backbone.most_guidance", "4"]
-        fit(ROOT / "configs/generator/diffusion-demo.yaml", tmp_path, *flags, *two())
+        fit(ROOT / f"configs/generator/{kind}-demo.yaml", tmp_path, *flags, *two())
+
+
+def test_one_pass_wants_the_null_text(on_tokens, tmp_path):
+    with pytest.raises(ValueError, match="learnt from the null text"):
+        flags = [*on_tokens, "--model.backbone.most_guidance", "4", "--model.text_dropout", "0"]
+        fit(ROOT / "configs/generator/demo.yaml", tmp_path, *flags, *two())
 
 
 def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path):

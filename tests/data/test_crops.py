@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from data.crops import Crops
+from data.module import VideoData
 from data.shapes import Shapes
 
 
@@ -29,3 +30,9 @@ def test_windows_show_what_happens_rather_than_the_ground():
 def test_a_window_larger_than_the_clips_is_refused():
     with pytest.raises(ValueError, match="9 frames of 48x64: ask for smaller"):
         Crops(clips(), frames=9, height=64, width=64)
+    with pytest.raises(ValueError, match="9 frames of 32x80: ask for smaller"):
+        Crops(clips(buckets=[[9, 64, 64], [9, 32, 80]]), frames=9, height=48, width=48)
+
+
+def test_a_model_of_windows_is_one_of_whole_clips():
+    assert VideoData(Crops(clips(), 5, 16, 16), clips()).clip == {"frames": 9, "height": 48, "width": 64, "fps": 8.0}

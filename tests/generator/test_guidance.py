@@ -142,6 +142,12 @@ def test_guidance_in_one_pass_heeds_the_scale_and_makes_no_second_pass(in_one_pa
     assert scales == [[1.0, 1.0]] * 2 + [[3.0, 3.0]] * 4
 
 
+def test_refresh_keeps_nothing_of_another_scale(in_one_pass):
+    assert fill(in_one_pass, 3.0, refresh=2).shape == (2, 3, 2, 3)
+    with pytest.raises(ValueError, match="one scale throughout"):
+        fill(in_one_pass, Guidance(3.0, start=0.5), refresh=2)
+
+
 @pytest.mark.parametrize("guidance", [5.0, 0.5, Guidance(2.0, rescale=0.5)])
 def test_guidance_that_one_pass_was_not_trained_for_is_refused(in_one_pass, guidance):
     with pytest.raises(ValueError, match="with scales from 1 to 4, and takes no rescale"):
