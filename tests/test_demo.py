@@ -59,7 +59,7 @@ def test_the_showcase_is_small_and_says_what_it_is():
     assert set(files) == {"config.yaml", "recipe.yaml", "README.md", "tokenizer.safetensors", "generator.safetensors"}
     assert sum(files.values()) < 40e6
     card = (ROOT / "models/showcase/README.md").read_text()
-    for section in ("## Model", "## Training"):
+    for section in ("## Model", "## Training", "## Scores", "held-out.yaml"):
         assert section in card
 
 
