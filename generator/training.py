@@ -252,7 +252,7 @@ class GeneratorTraining(FrozenTokenizer):
             bool(frames.start),
             batch.fps,
             draft,
-            untold,
+            untold=untold,
         )
         return self._report("train", loss, logs)
 

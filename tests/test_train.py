@@ -349,11 +349,13 @@ def test_a_generator_that_is_guided_in_one_pass_trains_exports_and_samples(on_to
 
 def test_scales_of_guidance_are_drawn_with_the_texts_and_are_one_without(on_tokens, tmp_path, monkeypatch):
     seen, loss = [], training.masked_loss
-    monkeypatch.setattr(training, "masked_loss", lambda *args, **named: seen.append(args) or loss(*args, **named))
+    monkeypatch.setattr(
+        training, "masked_loss", lambda *args, **named: seen.append((args, named)) or loss(*args, **named)
+    )
     flags = [*on_tokens, "--model.backbone.most_guidance", "4", "--model.text_dropout", "0.5"]
     fit(ROOT / "configs/generator/demo.yaml", tmp_path, *flags, *two(4), "--data.batch_size", "8")
-    steps = [args for args in seen if len(args) > 10]  # validation is not guided
-    told, untold = [args[3] for args in steps], [args[-1] for args in steps]
+    steps = [(args[3], named["untold"]) for args, named in seen if "untold" in named]  # validation is not guided
+    told, untold = zip(*steps, strict=True)
     scales = torch.cat([memory.guidance for memory in told])
     without = torch.cat([memory.mask.sum(1) == 1 for memory in told])
     assert without.any() and not without.all()
