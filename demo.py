@@ -22,10 +22,11 @@ from generator.pipeline import VideoGenerator
 from vq import encode
 
 SHOWCASE = Path(__file__).parent / "models" / "showcase"
+SHOWN, TRAINED = Path("out/demo"), Path("out/train-demo")
 STAGES = {
     "tokenizer": "train.py fit -c configs/vq/demo.yaml",
-    "tokens": "-m vq.encode --tokenizer out/train-demo/tokenizer/model --data configs/data/demo.yaml --clips 24576 "
-    "--out out/train-demo/tokens",
+    "tokens": f"-m vq.encode --tokenizer {TRAINED}/tokenizer/model --data configs/data/demo.yaml --clips 24576 "
+    f"--out {TRAINED}/tokens",
     "generator": "train.py fit -c configs/generator/demo.yaml",
 }
 PROMPTS = [
@@ -52,31 +53,31 @@ def main(args: list[str] | None = None) -> None:
     given = parser.parse_args(args)
     began = time.time()
     warnings.filterwarnings("ignore", module="lightning")
+    out = TRAINED if given.train else SHOWN
     if given.train:
-        out = Path("out/train-demo")
-        show(VideoGenerator.from_pretrained(trained(out)), PROMPTS, out, fresh=256)
+        train_stages()
+        show(TRAINED / "generator" / "model", PROMPTS, out, fresh=256)
     else:
-        out = Path("out/demo")
-        show(VideoGenerator.from_pretrained(SHOWCASE), PROMPTS + MORE, out, fresh=64)
+        show(SHOWCASE, PROMPTS + MORE, out, fresh=64)
     print(f"after {(time.time() - began) / 60:.1f} minutes; look at {out / 'samples.png'} and the mp4 files beside it")
     print(f'then: python sample.py --model {out / "model"} --prompt "a red circle moves right" --out clip.mp4')
 
 
-def trained(out: Path) -> Path:
-    """Trains what is not trained yet; where the model is."""
+def train_stages() -> None:
+    """Trains what is not trained yet."""
     for number, (stage, command) in enumerate(STAGES.items(), start=1):
         print(f"\n[{number}/{len(STAGES)}] {stage}: python {command}", flush=True)
         if stage == "tokens":
             encode.main(command.split()[2:])
-        elif (out / stage / "model" / "config.yaml").is_file():
+        elif (TRAINED / stage / "model" / "config.yaml").is_file():
             print("already trained")
         else:
             train.main([*command.split()[1:], "--ckpt_path", "last"])
-    return out / "generator" / "model"
 
 
-def show(model: VideoGenerator, prompts: list[str], out: Path, fresh: int) -> None:
+def show(source: Path, prompts: list[str], out: Path, fresh: int) -> None:
     """Writes the model, a clip a prompt and a picture of all, and says how many of ``fresh`` prompts come out right."""
+    model = VideoGenerator.from_pretrained(source)
     model.save_pretrained(out / "model")
     with tqdm(total=len(prompts), unit="clip", desc="sampling") as bar:
         videos = model(prompts, progress=bar.update, batch_size=4)

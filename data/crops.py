@@ -10,11 +10,15 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.module import sizes_of
 from data.video import Example
 
 
 class Crops(Dataset):
     """One window of each clip of a data set, drawn by (seed, index); captions are those of the whole clip.
+
+    Attributes:
+        whole: the data set, whose size a model of the windows calls its own (``VideoData.clip``).
 
     Args:
         dataset: of clips that are at least as large.
@@ -28,7 +32,7 @@ class Crops(Dataset):
         self, dataset: Dataset, frames: int = 9, height: int = 32, width: int = 32, tries: int = 4, seed: int = 0
     ) -> None:
         window = frames, height, width
-        for whole in getattr(dataset, "sizes", None) or [(dataset.frames, dataset.height, dataset.width)]:
+        for whole in sizes_of(dataset):
             if any(part < 1 or part > size for part, size in zip(window, whole, strict=True)):
                 raise ValueError(
                     f"windows of {frames} frames of {height}x{width} do not fit into clips of {whole[0]} frames of "
@@ -36,18 +40,17 @@ class Crops(Dataset):
                 )
         if tries < 1:
             raise ValueError(f"got {tries} tries for a window, expected at least 1")
-        self.dataset, self.tries, self.seed = dataset, tries, seed
-        self.whole = dataset  # whose size is that of a model's clips, see VideoData.clip
+        self.whole, self.tries, self.seed = dataset, tries, seed
         self.frames, self.height, self.width, self.fps = frames, height, width, dataset.fps
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.whole)
 
     def __getitem__(self, index: int) -> Example:
-        example, rng = self.dataset[index], np.random.default_rng((self.seed, index))
+        example, rng = self.whole[index], np.random.default_rng((self.seed, index))
         windows = [self._window(example.clip, rng) for _ in range(self.tries)]
-        clip = max(windows, key=lambda window: window.var().item()) if self.tries > 1 else windows[0]
-        return replace(example, clip=clip.clone(), attributes=None, actions=None)
+        busiest = max(windows, key=lambda window: window.var().item())
+        return replace(example, clip=busiest.clone(), attributes=None, actions=None)
 
     def _window(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         sizes = (self.frames, self.height, self.width)

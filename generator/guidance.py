@@ -64,9 +64,9 @@ def unguided(guided: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
     """The inverse of ``guide``: the conditional logits behind guided ones, (m, k) all, at scales (m, 1).
 
     A model that is told the scale, and whose answers are held against the data behind this, learns to answer what
-    guidance would make of two passes (guidance-free training, arXiv 2501.15420). Gradients pass the first alone.
+    guidance would make of two passes (guidance-free training, arXiv 2501.15420).
     """
-    return unconditional.detach() + (guided - unconditional.detach()) / scale
+    return unconditional + (guided - unconditional) / scale
 
 
 def guided(guidance: Guidance, told: Network, pairs: Pairs | None) -> Callable[[Tensor, Tensor, float], Digits]:

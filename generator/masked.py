@@ -262,10 +262,14 @@ def masked_loss(
         scale = text.guidance[where.nonzero()[:, 0], None]
         with torch.no_grad():
             without = model(shown, where, untold, middle, fps, draft=draft)
-        answers = [
-            lambda before, a=a, u=u: unguided(a(before), u(before), scale)
-            for a, u in zip(answers, without, strict=True)
-        ]
+
+        def behind(told: Callable[[Tensor], Tensor], untold: Callable[[Tensor], Tensor], before: Tensor) -> Tensor:
+            guided = told(before)  # first, as autocast keeps the weights that it has cast, without gradients if it may
+            with torch.no_grad():
+                unconditional = untold(before)
+            return unguided(guided, unconditional, scale)
+
+        answers = [partial(behind, *pair) for pair in zip(answers, without, strict=True)]
     return digits_loss(answers, targets, label_smoothing, None if weights is None else weights[where])
 
 

@@ -4,7 +4,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import CLIP
 
@@ -22,7 +21,7 @@ def test_the_demo_leaves_clips_a_picture_and_the_model(tokenizer, generator, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "SHOWCASE", tmp_path / "tiny")
     show = demo.show
-    monkeypatch.setattr(demo, "show", lambda model, prompts, out, fresh: show(model, prompts[:2], out, fresh=2))
+    monkeypatch.setattr(demo, "show", lambda source, prompts, out, fresh: show(source, prompts[:2], out, fresh=2))
     demo.main([])
     assert {file.name for file in Path("out/demo").glob("*")} == {
         *("a-red-circle-moves-right.mp4", "a-green-triangle-spins-on-a-black-background.mp4"),
@@ -66,8 +65,7 @@ def test_the_showcase_is_small_and_says_what_it_is():
 def test_the_showcase_shows_what_is_asked_for(showcase):
     """A few prompts at few steps: whether it is the model that it says, not how good it is."""
     examples = [Shapes("test", objects=[1], seed=5, frames=17, height=64, width=64)[i] for i in range(8)]
-    with torch.no_grad():
-        videos = showcase([example.text for example in examples], steps=8, revisions=3)
+    videos = showcase([example.text for example in examples], steps=8, revisions=3)
     right = score(videos, [example.attributes for example in examples])
     assert right["colour"] >= 7 / 8 and right["all"] >= 0.5
 

@@ -1,6 +1,7 @@
 """The closed forms of parameters and operations against counting, and the tables in the docs against both."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,12 @@ def test_sizes_are_what_they_say(size):
     assert float(size.read_text().split()[1]) == pytest.approx(count(model) / 1e6, rel=0.03)
 
 
-@pytest.mark.parametrize("patch_size, conditions", [(1, False), (2, True)])
-def test_operations_are_those_of_the_counter(patch_size, conditions):
+@pytest.mark.parametrize("patch_size, conditions, most_guidance", [(1, False, None), (2, True, None), (1, True, 4.0)])
+def test_operations_are_those_of_the_counter(patch_size, conditions, most_guidance):
     torch.manual_seed(0)
-    backbone = VideoTransformer(dim=64, depth=3, heads=4, text_dim=48, conditions=conditions)
+    backbone = VideoTransformer(
+        dim=64, depth=3, heads=4, text_dim=48, conditions=conditions, most_guidance=most_guidance
+    )
     model = MaskedGenerator(backbone, ByteText(dim=48, depth=1), 64_000, DIGITS, patch_size).eval()
     tokens, where = torch.full((1, 3, 4, 6), model.mask_id), torch.rand(1, 3, 4, 6) < 0.4
     text = model.text(["a red circle moves right"])
@@ -76,8 +79,8 @@ def test_the_table_in_the_docs():
         assert said == pytest.approx([*expected, count(model) / 1e6, *flops], rel=0.01), size.stem
 
 
-def parts():
-    return VideoTransformer(dim=64, depth=2, heads=2, text_dim=32), ByteText(dim=32, depth=2, heads=2)
+def parts(**more):
+    return VideoTransformer(dim=64, depth=2, heads=2, text_dim=32, **more), ByteText(dim=32, depth=2, heads=2)
 
 
 def loss_of(model, b=3):
@@ -87,7 +90,12 @@ def loss_of(model, b=3):
     with sdpa_kernel(SDPBackend.MATH):
         text = model.read(texts)
         if isinstance(model, MaskedGenerator):
-            return masked_loss(model, tokens, mask, text)[0], int(mask.sum())
+            untold = None
+            if model.backbone.most_guidance:
+                text = replace(text, guidance=torch.full((b,), 2.0))
+                with torch.no_grad():
+                    untold = model.read(texts, torch.ones(b, dtype=torch.bool))
+            return masked_loss(model, tokens, mask, text, untold=untold)[0], int(mask.sum())
         if isinstance(model, UniformGenerator):
             return uniform_loss(model, tokens, tokens, ~mask, torch.rand(b), text)[0], int(mask.sum())
         latents = torch.randn(b, 3, *GRID)
@@ -103,11 +111,12 @@ def loss_of(model, b=3):
     [
         lambda: MaskedGenerator(*parts(), codebook_size=125),
         lambda: MaskedGenerator(*parts(), codebook_size=125, digits=[[5], [5, 5]], patch_size=2),
+        lambda: MaskedGenerator(*parts(most_guidance=4.0), codebook_size=125),
         lambda: DiffusionGenerator(*parts(), channels=3),
         lambda: UniformGenerator(*parts(), codebook_size=125, digits=[[5], [5, 5]], patch_size=2),
         lambda: MaskedLatentsGenerator(*parts(), channels=3, blocks=2),
     ],
-    ids=["masked", "digits and patches", "twin", "noisy tokens", "masked latents"],
+    ids=["masked", "digits and patches", "guided in one pass", "twin", "noisy tokens", "masked latents"],
 )
 def test_the_closed_form_is_what_torch_counts(make):
     model = make().train()
@@ -115,7 +124,8 @@ def test_the_closed_form_is_what_torch_counts(make):
         _, asked = loss_of(model)
     forward = counter.get_total_flops()
     words = model.text(["a red circle moves right", "a", "b"]).tokens.shape[1]
-    assert forward == step_flops(model, 3, GRID, words, asked) / 3
+    share = 2 / 4 if model.backbone.most_guidance else 1 / 3  # in one pass: forward with and without text, and backward
+    assert forward == step_flops(model, 3, GRID, words, asked) * share
     with FlopCounterMode(display=False) as counter:
         loss, asked = loss_of(model)
         loss.backward()
