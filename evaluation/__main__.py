@@ -60,6 +60,7 @@ def clips_parser(model: bool) -> Parser:
         "--fps", type=PositiveFloat | None, help="of a folder's clips; default: as the model was trained"
     )
     parser.add_argument("--i3d", help="safetensors file with I3D; default: neither FVD nor KVD")
+    parser.add_argument("--cache", type=Path, help="a folder that keeps features, by what a clip shows")
     parser.add_argument("--batch_size", type=PositiveInt, default=8)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     return parser
@@ -91,7 +92,6 @@ def generation_parser() -> Parser:
     parser.add_argument(
         "--train_clips", type=PositiveInt, default=4096, help="of --train, the first ones; fewer if it has fewer"
     )
-    parser.add_argument("--cache", type=Path, help="a folder that keeps features, by what a clip shows")
     return parser
 
 
@@ -112,7 +112,7 @@ def run_reconstruction(given: Namespace) -> dict:
     dataset = open_videos(given.videos, size_of(given, pretrained.clip(given.model)))
     tokenizer.latent_shape(dataset.frames, dataset.height, dataset.width)
     lpips = given.lpips and LPIPS(None if given.lpips == "download" else given.lpips, net="alex")
-    i3d = given.i3d and I3D(given.i3d)
+    i3d = given.i3d and open_i3d(given)
     result = reconstruction.evaluate(
         tokenizer, dataset, given.clips or len(dataset), lpips, i3d, batch_size=given.batch_size, device=given.device
     )
@@ -186,12 +186,16 @@ def run_compare(given: Namespace) -> dict:
     return {name: {"a": a, "b": b} for name, a, b in rows}
 
 
+def open_i3d(given: Namespace) -> Extractor:
+    i3d = I3D(given.i3d).to(given.device)
+    return Extractor("i3d", lambda video: i3d(video[:, :, :WINDOW]), i3d.identity, folder=given.cache)
+
+
 def open_networks(given: Namespace) -> tuple[list[Extractor], Extractor | None]:
     """The networks that are asked for, on their device."""
     extractors = []
     if given.i3d:
-        i3d = I3D(given.i3d).to(given.device)
-        extractors.append(Extractor("i3d", lambda v: i3d(v[:, :, :WINDOW]), i3d.identity, folder=given.cache))
+        extractors.append(open_i3d(given))
     if given.video_features:
         encoder = VideoEncoder(given.video_features).to(given.device)
         extractors.append(Extractor(encoder.kind, encoder, encoder.identity, folder=given.cache))

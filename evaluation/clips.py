@@ -95,7 +95,15 @@ def sets(
     yield "real", video
     if further is not None:
         yield "further real", further.video(rows)
-    draws = [torch.Generator().manual_seed(i) for i in range(rows.start, rows.stop)]  # the clip's, not the batch's
+    yield from spoilt(video, rows)
+
+
+def spoilt(video: Tensor, rows: slice) -> Iterator[tuple[str, Tensor]]:
+    """Real clips without what a distance ought to see: the order of their frames, their motion, everything.
+
+    ``rows`` are theirs in the data set: what is drawn depends on the clip, not on its batch.
+    """
+    draws = [torch.Generator().manual_seed(i) for i in range(rows.start, rows.stop)]
     orders = [torch.randperm(video.shape[2], generator=draw) for draw in draws]
     yield "frames shuffled", torch.stack([clip[:, order] for clip, order in zip(video, orders, strict=True)])
     yield "first frame", video[:, :, :1].expand_as(video).contiguous()

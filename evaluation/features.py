@@ -7,6 +7,7 @@ motion more than I3D's do (2404.12391); CLIP, SigLIP and DINOv2 for frames; CLIP
 
 import json
 import math
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -99,7 +100,14 @@ class I3D(nn.Module):
 
 
 def pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    return F.max_pool3d(same(x, kernel, stride), kernel, stride)
+    """Greatest of each window, an axis after the other: on CPUs torch's own 3-D pooling takes half of I3D's time."""
+    x = same(x, kernel, stride)
+    for axis, (k, step) in enumerate(zip(kernel, stride, strict=True), start=2):
+        span = x.shape[axis] - k + 1
+        shifted = (x.narrow(axis, i, span) for i in range(k))
+        every = (slice(None),) * axis + (slice(None, None, step),)
+        x = reduce(torch.maximum, (part[every] for part in shifted))
+    return x
 
 
 def same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:

@@ -4,7 +4,6 @@ The result carries its protocol: two results compare only where that is the same
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from evaluation.clips import Clips, eight_bits, read_reference
-from evaluation.features import I3D, WINDOW
+from evaluation.clips import eight_bits, read_reference, spoilt
+from evaluation.extractor import Extractor
 from evaluation.frechet import frechet_distance
 from evaluation.intervals import mean_and_error
 from evaluation.kernel import kernel_distance
@@ -23,6 +22,14 @@ from vq.lpips import LPIPS
 from vq.pretrained import fingerprint as weights_of
 from vq.tokenizer import Tokenizer
 
+# What is compared with the real clips, and what its distance is called: "fvd" or "kvd" in place of {}.
+DISTANCES = {
+    "reconstructed": "r{}",
+    "further real": "{} of further real clips",
+    "frames shuffled": "{} of the same clips, shuffled",
+    "first frame": "{} of their first frames",
+}
+
 
 @torch.no_grad()
 def evaluate(
@@ -30,7 +37,7 @@ def evaluate(
     dataset: Dataset,
     clips: int,
     lpips: LPIPS | None = None,
-    i3d: I3D | None = None,
+    i3d: Extractor | None = None,
     batch_size: int = 8,
     device: str = "cpu",
 ) -> dict:
@@ -41,49 +48,46 @@ def evaluate(
     shuffled, and their first frame alone. A Frechet distance of fewer clips than features is left out; "refused" says
     so.
     """
-    for network in (tokenizer, lpips, i3d):
+    for network in (tokenizer, lpips):
         if network is not None:
             network.to(device).eval()
     each: dict[str, list[Tensor]] = {"psnr": [], "ssim": []} | ({"lpips": []} if lpips else {})
-    seen: dict[str, list[Tensor]] = {name: [] for name in ("real", "rfvd", "shuffled", "still", "further") if i3d}
+    seen: dict[str, list[Tensor]] = {name: [] for name in ("real", *DISTANCES)}
     reference, further = read_reference(dataset, clips, floor=i3d is not None)
-    used, rng = set(), torch.Generator().manual_seed(0)
+    used = set()
 
-    for real in batches(reference, batch_size, "reconstructing"):
-        real = real.to(device)
-        tokens = tokenizer.encode(real)
-        fake = eight_bits(tokenizer.decode(tokens))
-        used.update(tokens.flatten().tolist())
-        each["psnr"].append(psnr(fake, real))
-        each["ssim"].append(ssim(fake, real))
-        if lpips:
-            each["lpips"] += [lpips(a[None], b[None]) for a, b in zip(fake, real, strict=True)]
-        if i3d:
-            order = torch.randperm(min(WINDOW, real.shape[2]), generator=rng)
-            seen["real"].append(i3d(real[:, :, :WINDOW]))
-            seen["rfvd"].append(i3d(fake[:, :, :WINDOW]))
-            seen["shuffled"].append(i3d(real[:, :, order]))
-            seen["still"].append(i3d(real[:, :, :1].expand(-1, -1, len(order), -1, -1)))
-    if further:
-        for real in batches(further, batch_size, "measuring the floor"):
-            seen["further"].append(i3d(real.to(device)[:, :, :WINDOW]))
+    with tqdm(total=clips, unit="clip", desc="reconstructing") as bar:
+        for start in range(0, clips, batch_size):
+            rows = slice(start, min(start + batch_size, clips))
+            real = reference.video(rows)
+            tokens = tokenizer.encode(real.to(device))
+            used.update(tokens.flatten().tolist())
+            fake, shown = eight_bits(tokenizer.decode(tokens)), real.to(device)
+            each["psnr"].append(psnr(fake, shown))
+            each["ssim"].append(ssim(fake, shown))
+            if lpips:
+                each["lpips"] += [lpips(a[None], b[None]) for a, b in zip(fake, shown, strict=True)]
+            if i3d:
+                others = {"further real": further.video(rows)} if further else {}
+                sets = {"real": real, "reconstructed": fake} | others | dict(spoilt(real, rows))
+                for name in seen.keys() & sets.keys():
+                    seen[name].append(i3d(sets[name].to(device)))
+            bar.update(len(real))
 
     scores = {name: mean_and_error(torch.cat(values)) for name, values in each.items()}
     refused = []
     if i3d:
         if not further:
             refused.append(f"further real clips: the data set has fewer than {2 * clips} different clips, so no floor")
-            del seen["further"]
-        real, *others = (torch.cat(features) for features in seen.values())
-        names = ("r{}", "{} of the same clips, shuffled", "{} of their first frames", "{} of further real clips")
-        names = names[: len(others)]
+        features = {name: torch.cat(parts) for name, parts in seen.items() if parts}
+        others = {DISTANCES[name]: x for name, x in features.items() if name != "real"}
         try:
-            fvd = {name.format("fvd"): frechet_distance(real, x) for name, x in zip(names, others, strict=True)}
+            fvd = {name.format("fvd"): frechet_distance(features["real"], x) for name, x in others.items()}
             scores |= {name: {"mean": distance} for name, distance in fvd.items()}
         except ValueError as error:
             refused.append(f"rfvd: {error}")
-        for name, x in zip(names, others, strict=True):
-            mean, error = kernel_distance(real, x)
+        for name, x in others.items():
+            mean, error = kernel_distance(features["real"], x)
             scores[name.format("kvd")] = {"mean": mean, "error": error}
     size = {axis: getattr(dataset, axis) for axis in ("frames", "height", "width")}
     positions = math.prod(tokenizer.latent_shape(**size))
@@ -98,12 +102,3 @@ def evaluate(
         features=({"i3d": i3d.identity} if i3d else {}) | ({"lpips": weights_of(lpips)} if lpips else {}),
     )
     return {"protocol": asdict(protocol), "scores": scores, "refused": refused}
-
-
-def batches(clips: Clips, batch_size: int, what: str) -> Iterator[Tensor]:
-    """Videos (b, 3, t, h, w) in [-1, 1], with a progress bar."""
-    with tqdm(total=len(clips), unit="clip", desc=what) as bar:
-        for start in range(0, len(clips), batch_size):
-            video = clips.video(slice(start, start + batch_size))
-            yield video
-            bar.update(len(video))

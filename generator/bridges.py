@@ -10,10 +10,10 @@ from torch import Tensor
 from data.module import Batch
 from generator.backbone import TextMemory, VideoTransformer
 from generator.diffusion import logit_normal
+from generator.frozen import FrozenTokenizer, LatentTraining
 from generator.masked_latents import MaskedLatentsGenerator, masked_latents_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks
 from generator.text import TextEncoder
-from generator.training import FrozenTokenizer, LatentTraining
 from generator.uniform import UniformGenerator, add_noise, uniform_loss
 from vq.training import optimizer
 

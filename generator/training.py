@@ -1,172 +1,26 @@
 """Training the generators: tokens of a frozen tokenizer are hidden and guessed, or latents emerge from noise.
 
-The two between, noisy tokens and masked latents, stand in ``generator.bridges``.
+The two between, noisy tokens and masked latents, stand in ``generator.bridges``; what all four share, in
+``generator.frozen``.
 """
 
 from dataclasses import replace
 
-import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from data.module import Batch, collate
+from data.module import Batch
 from data.tokens import TokenCache
 from generator.actions import Actions
-from generator.backbone import TextMemory, VideoTransformer
-from generator.conditioning import checked
+from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
+from generator.frozen import FrozenTokenizer, LatentTraining
 from generator.masked import MaskedGenerator, masked_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks
-from generator.schedules import Cosine, Schedule
-from generator.text import Text, TextEncoder
+from generator.text import TextEncoder
 from generator.upscaling import Drafts
 from generator.weights import Weight
-from vq import pretrained
-from vq.hardware import check_compiler
-from vq.training import check_start, optimizer
-
-
-class FrozenTokenizer(L.LightningModule):
-    """Base of all: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all.
-
-    Args:
-        tokenizer: exported folder, training checkpoint or hub id of a trained tokenizer. It stays frozen and becomes
-            part of the checkpoint.
-        learning_rate, warmup_steps, weight_decay, decay: of Muon; see ``vq.training.optimizer``.
-        schedule: how mask ratios, or shares of what is unknown, are drawn; None: cosine.
-        mixture: what is known of a clip: names of ``generator.conditioning`` and their weights; None: nothing in
-            particular.
-        text_dropout: share of the captions replaced by the null text, for guidance.
-        image_share: share of the steps that see only first frames: images, in the same model.
-        middle_share: share of the steps without the first latent frame, on a piece from the middle of a video: for
-            what follows, precedes or closes the circle.
-        seed: of all that is drawn; each step has its own generator, so a resumed run draws the same, and images and
-            dropped captions are those of every kind of generator that is trained with the same seed.
-        compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
-    """
-
-    def __init__(
-        self,
-        tokenizer: str,
-        learning_rate: float = 1e-3,
-        warmup_steps: int = 100,
-        weight_decay: float = 0.02,
-        decay: bool = True,
-        schedule: Schedule | None = None,
-        mixture: dict[str, float] | None = None,
-        text_dropout: float = 0.1,
-        image_share: float = 0.05,
-        middle_share: float = 0.0,
-        seed: int = 0,
-        compile: bool = False,
-    ) -> None:
-        super().__init__()
-        self.tokenizer = pretrained.load(tokenizer, "tokenizer").requires_grad_(False)
-        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.decay, self.compiled, self.seed = decay, compile, seed
-        self.schedule, self.mixture = schedule or Cosine(), mixture and checked(mixture)
-        self.text_dropout, self.image_share, self.middle_share = text_dropout, image_share, middle_share
-
-    @property
-    def trained_for(self) -> list[str]:
-        """By name; see ``MaskedGenerator.trained_for``."""
-        shares = self.mixture or {"text": 1.0}
-        return [name for name, share in shares.items() if share] + ["middle"] * (self.middle_share > 0)
-
-    def codebook(self) -> tuple[int, tuple]:
-        """Its size and the tokenizer's digits. ``ValueError`` where there is none."""
-        if not self.tokenizer.codebook_size:
-            raise ValueError(
-                "the tokenizer is continuous, and tokens need a codebook: give a discrete --model.tokenizer"
-            )
-        return self.tokenizer.codebook_size, self.tokenizer.quantizer.digits
-
-    def train(self, mode: bool = True) -> "FrozenTokenizer":
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
-    def on_fit_start(self) -> None:
-        check_start(self)
-        if self.generator.backbone.most_guidance and not isinstance(self.generator, MaskedGenerator):
-            raise ValueError(
-                "only masked tokens learn to be guided in one pass: leave out --model.backbone.most_guidance"
-            )
-        if self.generator.backbone.most_guidance and not self.text_dropout:
-            raise ValueError(
-                "guidance in one pass is learnt from the null text: give --model.text_dropout a share above 0"
-            )
-        if self.compiled:
-            check_compiler(self.device)
-            self.generator.backbone.compile()
-        for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
-            if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.code_of(self.tokenizer):
-                raise ValueError(
-                    f"the tokens in {dataset.folder} are another tokenizer's: encode the data again with the one of "
-                    "this run, python -m vq.encode --tokenizer ..."
-                )
-            if isinstance(dataset, TokenCache) and dataset.info.text not in (None, self.generator.text.config):
-                raise ValueError(
-                    f"the captions in {dataset.folder} are encoded by another text encoder: encode the data again with "
-                    "--text as in this run"
-                )
-            if (
-                self.generator.actions
-                and tuple(getattr(dataset, "actions", None) or ()) != self.generator.actions.names
-            ):
-                raise ValueError(
-                    f"the model is told the actions {', '.join(self.generator.actions.names)} and the clips have "
-                    f"{', '.join(getattr(dataset, 'actions', None) or ()) or 'none'}: give --model.actions those"
-                )
-
-    def _tokens(self, batch: Batch) -> Tensor:
-        return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
-
-    def _told(self, batch: Batch, drop: Tensor | None = None, frames: slice = slice(None)) -> TextMemory:
-        """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them, and the
-        actions of these frames of the clips."""
-        actions = None if self.generator.actions is None else batch.actions[:, frames]
-        told = {"actions": actions, "middle": bool(frames.start)}
-        if batch.words is None:
-            return self.generator.read(batch.text, drop, **told)
-        places = torch.arange(batch.words.shape[1], device=batch.words.device)
-        return self.generator.read(Text(batch.words, places < batch.word_counts[:, None]), drop, **told)
-
-    def _piece(self, grid: Tensor, rng: torch.Generator, axis: int) -> tuple[Tensor, slice]:
-        """Of tokens or latents, whose latent frames lie along ``axis``: most often all of them, else the first, an
-        image, or all but the first, a piece from the middle of a video; and which frames of the clip these are."""
-        drawn, length = torch.rand((), generator=rng), grid.shape[axis]
-        if drawn < self.image_share:
-            return grid.narrow(axis, 0, 1), slice(1)
-        if drawn < self.image_share + self.middle_share and length > 1:
-            return grid.narrow(axis, 1, length - 1), slice(1, None)
-        return grid, slice(None)
-
-    @property
-    def asked_share(self) -> float:
-        """How often the heads are computed in a step, relative to its cells: 2 / pi with the cosine schedule."""
-        return self.schedule((torch.arange(1000) + 0.5) / 1000).mean().item()
-
-    def _report(self, stage: str, loss: Tensor, logs: dict[str, Tensor], clips: int | None = None) -> Tensor:
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=clips)
-        self.log_dict({f"{stage}/{name}": value for name, value in logs.items()}, batch_size=clips)
-        return loss
-
-    def _rng(self, batch_idx: int) -> torch.Generator:
-        """A generator for this step and process alone."""
-        step = self.global_step * 64 + batch_idx % 64  # batches that accumulate share a global step
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1024 + self.global_rank)
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
-        checkpoint["clip"] = self.trainer.datamodule.clip
-        checkpoint["tokenizer_fingerprint"] = pretrained.code_of(self.tokenizer)
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if checkpoint["tokenizer_fingerprint"] != pretrained.code_of(self.tokenizer):
-            raise ValueError(
-                "this checkpoint was trained with another tokenizer: give --model.tokenizer the one it was begun with"
-            )
+from vq.training import begin_with, optimizer
 
 
 class GeneratorTraining(FrozenTokenizer):
@@ -180,6 +34,8 @@ class GeneratorTraining(FrozenTokenizer):
         corruption: up to which share of the visible tokens are doubtful; see ``generator.puzzles.corrupt``.
         weight: of the hidden tokens by mask ratio, see ``generator.weights``; None: all alike.
         label_smoothing: of the cross-entropy.
+        start: folder, training checkpoint or hub id of a generator whose weights this one begins with, where names and
+            shapes are the same; further layers add nothing at first. None: from nothing.
         drafts: for an upscaler: what it is told of each clip. None: it is told nothing, and is none.
         actions: names of those that the data's game has, to tell the transformer of them; None: of no game.
         common: see ``FrozenTokenizer``.
@@ -195,6 +51,7 @@ class GeneratorTraining(FrozenTokenizer):
         corruption: float = 0.0,
         weight: Weight | None = None,
         label_smoothing: float = 0.0,
+        start: str | None = None,
         drafts: Drafts | None = None,
         actions: list[str] | None = None,
         **common,
@@ -205,6 +62,8 @@ class GeneratorTraining(FrozenTokenizer):
         shape = (*self.codebook(), patch_size)
         self.drafts, upscale = drafts, drafts.factor if drafts else 1
         self.generator = MaskedGenerator(backbone, text, *shape, trained_for, games, upscale)
+        if start is not None:
+            grow(self.generator, start)
         self.label_smoothing = label_smoothing
         self.puzzles = {
             "mixture": None if set(self.mixture or {}) == {"text"} else self.mixture,
@@ -280,35 +139,15 @@ class GeneratorTraining(FrozenTokenizer):
         return optimizer(self, self.generator, adamw=edges, decay=self.decay)
 
 
-class LatentTraining(FrozenTokenizer):
-    """Base of those that fit latents: a continuous tokenizer's, or the vectors that tokens stand for.
-
-    Args:
-        measured_clips: of the training set, the first ones, that the mean and deviation of each channel are taken of.
-        common: see ``FrozenTokenizer``.
-    """
-
-    TIMES = (torch.arange(8) + 0.5) / 8  # of the validation clips, in turn
-
-    def __init__(self, tokenizer: str, measured_clips: int = 512, **common) -> None:
-        super().__init__(tokenizer, **common)
-        self.measured_clips = measured_clips
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if (self.generator.std != 1).any():  # of the checkpoint that this run goes on from
-            return
-        data = self.trainer.datamodule.train
-        examples = (data[i] for i in range(min(self.measured_clips, len(data))))
-        self.generator.measure([self._latents(collate([example]).to(self.device)) for example in examples])
-
-    @torch.no_grad()
-    def _latents(self, batch: Batch) -> Tensor:
-        if batch.latents is not None:
-            return batch.latents
-        if batch.tokens is None:
-            return self.tokenizer.latents(batch.video)
-        return self.tokenizer.quantizer.lookup(batch.tokens)
+def grow(generator: MaskedGenerator, source: str) -> None:
+    """Gives a generator what another has learnt; layers of text that the other has not got add nothing at first, as
+    blocks of the transformer never do, so that the two say the same."""
+    learnt = begin_with(generator, source, "generator")
+    for name, layer in generator.text.named_modules(prefix="text"):
+        if isinstance(layer, nn.TransformerEncoderLayer) and f"{name}.linear2.weight" not in learnt:
+            for out in (layer.self_attn.out_proj, layer.linear2):
+                nn.init.zeros_(out.weight)
+                nn.init.zeros_(out.bias)
 
 
 class DiffusionTraining(LatentTraining):

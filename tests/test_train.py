@@ -424,6 +424,24 @@ def test_a_larger_decoder_is_trained_on_the_tokens_of_another_tokenizer(tokenize
         fit(ROOT / "configs/vq/demo.yaml", tmp_path / "no", "--model.encoder", str(tokenizer), *two())
 
 
+def test_a_generator_trained_further_with_more_layers_begins_where_the_other_ended(on_tokens, tmp_path):
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path / "first", *on_tokens, *two())
+    first = str(tmp_path / "first/model")
+    deeper = ["--model.backbone.depth", "2", "--model.text.depth", "3", "--model.learning_rate", "1e-9"]
+    flags = [*on_tokens, *deeper, "--model.start", first]
+    fit(ROOT / "configs/generator/demo.yaml", tmp_path, *flags, *two(1))
+    before, after = (pretrained.load(model, "generator") for model in (first, tmp_path / "model"))
+    assert len(after.text.layers) == 3 and len(after.backbone.blocks) == 2
+    tokens = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4)
+    read = [model.read(["a red circle moves right", "hello"]) for model in (before, after)]
+    where = tokens % 3 == 0
+    said = [
+        model.cells(tokens.masked_fill(where, model.mask_id), where, text)
+        for model, text in zip((before, after), read, strict=True)
+    ]
+    torch.testing.assert_close(*said, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_pictures_are_of_the_weights_that_are_exported(order, on_tokens, tmp_path, monkeypatch):
     overlay, shown = tmp_path / "overlay.yaml", []

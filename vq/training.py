@@ -59,7 +59,7 @@ class TokenizerTraining(L.LightningModule):
         super().__init__()
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").train() if isinstance(tokenizer, str) else tokenizer
         if start is not None:
-            begin_with(self.tokenizer, start)
+            begin_with(self.tokenizer, start, "tokenizer", leave="quantizer.")
         self.frozen = [] if encoder is None else take_over(self.tokenizer, encoder)
         self.adversary, self.compiled = adversary, compile
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
@@ -133,15 +133,19 @@ class TokenizerTraining(L.LightningModule):
         checkpoint["clip"] = self.trainer.datamodule.clip
 
 
-def begin_with(tokenizer: Tokenizer, source: str) -> None:
-    """Gives a tokenizer's encoder and decoder what another has learnt, where the shapes are the same."""
-    own = {name: value for name, value in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
-    learnt = pretrained.load(source, "tokenizer").state_dict()
+def begin_with(model: nn.Module, source: str, part: str, leave: str = "-") -> set[str]:
+    """Gives a model what another has learnt, where names and shapes are the same; returns the names of these weights.
+
+    ``leave`` is how the names begin of what is not to be taken. ``ValueError`` where nothing is alike.
+    """
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(leave)}
+    learnt = pretrained.load(source, part).state_dict()
     alike = {name: learnt[name] for name, value in own.items() if name in learnt and learnt[name].shape == value.shape}
     if not alike:
-        raise ValueError(f"no weight of {source} has the shape of one of --model.tokenizer: leave out --model.start")
-    tokenizer.load_state_dict(alike, strict=False)
+        raise ValueError(f"no weight of {source} has the shape of one of this {part}: leave out --model.start")
+    model.load_state_dict(alike, strict=False)
     rank_zero_info(f"begins with {len(alike)} of its {len(own)} weights as they are in {source}")
+    return set(alike)
 
 
 def take_over(tokenizer: Tokenizer, source: str) -> list[nn.Module]:

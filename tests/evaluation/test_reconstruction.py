@@ -8,6 +8,7 @@ import torch
 from data.shapes import Shapes
 from data.writing import write_clip
 from evaluation import __main__ as program
+from evaluation.extractor import Extractor
 from evaluation.reconstruction import evaluate
 from vq import pretrained
 from vq.losses import psnr, ssim
@@ -15,14 +16,13 @@ from vq.losses import psnr, ssim
 SIZE = {"frames": 17, "height": 16, "width": 24, "fps": 8}
 
 
-class Averages(torch.nn.Module):
-    """Three features of a clip, in the place of I3D: brightness, contrast and how much it moves."""
+def look(video):
+    """Three features of a clip, in the place of I3D's: brightness, contrast and how much it moves."""
+    moves = 100 * video.diff(dim=2).abs().flatten(1).mean(1)
+    return torch.stack([video.flatten(1).mean(1), video.flatten(1).std(1), moves], dim=1)
 
-    identity = "averages"
 
-    def forward(self, video):
-        moves = 100 * video.diff(dim=2).abs().flatten(1).mean(1)
-        return torch.stack([video.flatten(1).mean(1), video.flatten(1).std(1), moves], dim=1)
+AVERAGES = Extractor("i3d", look, "averages")
 
 
 class Perfect(torch.nn.Module):
@@ -42,7 +42,7 @@ class Perfect(torch.nn.Module):
 
 
 def test_a_perfect_tokenizer_loses_nothing():
-    result = evaluate(Perfect(), Shapes("test", **SIZE), clips=20, i3d=Averages(), batch_size=7)
+    result = evaluate(Perfect(), Shapes("test", **SIZE), clips=20, i3d=AVERAGES, batch_size=7)
     scores = result["scores"]
     assert scores["psnr"]["mean"] > 90 and scores["ssim"]["mean"] > 0.999
     assert scores["rfvd"]["mean"] == pytest.approx(0, abs=1e-4)
@@ -67,9 +67,22 @@ def test_scores_do_not_depend_on_the_batch_and_belong_to_their_protocol(tokenize
 
 
 def test_a_frechet_distance_of_too_few_clips_is_refused_and_a_kernel_distance_is_not(tokenizer):
-    result = evaluate(tokenizer, Shapes("test", **SIZE), clips=3, i3d=Averages())
+    result = evaluate(tokenizer, Shapes("test", **SIZE), clips=3, i3d=AVERAGES)
     assert "rfvd" not in result["scores"] and "rkvd" in result["scores"]
     assert result["refused"] == ["rfvd: a Frechet distance of 3 features needs more than 3 samples a side, got 3"]
+
+
+def test_what_the_network_saw_is_kept_for_the_next_tokenizer(tokenizer, tmp_path):
+    seen = []
+    network = Extractor("i3d", lambda video: (seen.extend(video), look(video))[1], "averages", folder=tmp_path)
+    plain = evaluate(tokenizer, Shapes("test", **SIZE), clips=6, i3d=AVERAGES)
+    first = evaluate(tokenizer, Shapes("test", **SIZE), clips=6, i3d=network, batch_size=3)
+    assert len(seen) == 5 * 6
+    assert first["scores"].keys() == plain["scores"].keys()
+    for name in ("rfvd", "rkvd", "fvd of the same clips, shuffled"):
+        assert first["scores"][name]["mean"] == pytest.approx(plain["scores"][name]["mean"], rel=1e-3), name
+    evaluate(Perfect(), Shapes("test", **SIZE), clips=6, i3d=network)  # its reconstructions are the real clips
+    assert len(seen) == 5 * 6
 
 
 class Repeating(Shapes):
@@ -80,7 +93,7 @@ class Repeating(Shapes):
 
 
 def test_no_clip_counts_twice():
-    result = evaluate(Perfect(), Repeating("test", **SIZE), clips=12, i3d=Averages())
+    result = evaluate(Perfect(), Repeating("test", **SIZE), clips=12, i3d=AVERAGES)
     assert "fvd of further real clips" not in result["scores"] and "rfvd" in result["scores"]
     assert result["refused"] == ["further real clips: the data set has fewer than 24 different clips, so no floor"]
     with pytest.raises(ValueError, match="20 different clips: expected --clips 20 or less"):
