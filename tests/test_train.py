@@ -78,8 +78,9 @@ def data_flags(recipe: Path, videos: Path) -> list[str]:
         with tarfile.open(videos / "0.tar", "w") as tar:
             for file in sorted(videos.glob("*.mp4")):
                 tar.add(file, file.name)
-    if "folder" in str(data) or "shards" in str(data):
-        return ["--data.train.path", str(videos), "--data.val.path", str(videos)]
+    if any(name in str(data) for name in ("folder.yaml", "data.folder", "shards")):
+        path = "--data.train.dataset.path" if "Crops" in str(data) else "--data.train.path"
+        return [path, str(videos), "--data.val.path", str(videos)]
     return []
 
 
@@ -109,7 +110,9 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
         flags += ["--model.compile", "false"]
     if recipe.match("vq/demo-64.yaml") or recipe.match("vq/showcase.yaml"):
         flags += ["--model.tokenizer", str(tokenizer)]
-    if recipe.match("generator/*demo.yaml") or recipe.match("generator/showcase.yaml"):
+    if recipe.match("generator/showcase-further.yaml"):
+        flags += ["--model.start", str(ROOT / "models/showcase")]
+    if recipe.match("generator/*demo.yaml") or recipe.match("generator/showcase*.yaml"):
         flags += on_tokens
     elif "generator" in str(recipe):
         flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
