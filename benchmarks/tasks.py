@@ -37,6 +37,9 @@ SIZES = (
     (1, 1, 1.5),
     (1, 1.5, 1),
     (1, 1.5, 1.5),
+    (1.5, 1, 1),
+    (1, 1.25, 1.25),
+    (1, 1, 2),
 )  # of the trained one: t, h, w
 SHOWN = 3  # clips in a picture
 

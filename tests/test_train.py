@@ -416,6 +416,12 @@ def test_another_quantizer_begins_with_what_was_learnt(tokenizer, tmp_path):
             torch.testing.assert_close(after[name], before[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_a_start_does_not_silently_replace_what_a_trained_tokenizer_has_learnt(tokenizer, tmp_path):
+    both = ["--model.tokenizer", str(tokenizer), "--model.start", str(tokenizer)]
+    with pytest.raises(ValueError, match=r"give --model\.start null"):
+        fit(ROOT / "configs/vq/demo-64.yaml", tmp_path, *both, *two())
+
+
 def test_a_larger_decoder_is_trained_on_the_tokens_of_another_tokenizer(tokenizer, tmp_path):
     larger = ["--model.tokenizer.decoder_channels", "[8,16,16]", "--model.tokenizer.decoder_blocks", "2"]
     fit(ROOT / "configs/vq/demo.yaml", tmp_path, *TINY_VQ, *larger, "--model.encoder", str(tokenizer), *two())
@@ -435,8 +441,11 @@ def test_a_generator_trained_further_with_more_layers_begins_where_the_other_end
     fit(ROOT / "configs/generator/demo.yaml", tmp_path, *flags, *two(1))
     before, after = (pretrained.load(model, "generator") for model in (first, tmp_path / "model"))
     assert len(after.text.layers) == 3 and len(after.backbone.blocks) == 2
+    texts = ["a red circle moves right", "hello"]
+    words = [model.text(texts).tokens for model in (before, after)]
+    torch.testing.assert_close(*words, rtol=1e-3, atol=1e-4)
     tokens = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4)
-    read = [model.read(["a red circle moves right", "hello"]) for model in (before, after)]
+    read = [model.read(texts) for model in (before, after)]
     where = tokens % 3 == 0
     said = [
         model.cells(tokens.masked_fill(where, model.mask_id), where, text)

@@ -58,6 +58,11 @@ class TokenizerTraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.tokenizer = pretrained.load(tokenizer, "tokenizer").train() if isinstance(tokenizer, str) else tokenizer
+        if start is not None and isinstance(tokenizer, str):
+            raise ValueError(
+                "--model.tokenizer names a trained one, whose weights those of --model.start would replace: give "
+                "--model.start null"
+            )
         if start is not None:
             begin_with(self.tokenizer, start, "tokenizer", leave="quantizer.")
         self.frozen = [] if encoder is None else take_over(self.tokenizer, encoder)

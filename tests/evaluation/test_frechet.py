@@ -5,11 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from evaluation.features import I3D
+from evaluation.features import I3D, pool, same
 from evaluation.frechet import frechet_at_infinity, frechet_distance
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
+
+
+@pytest.mark.parametrize("kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
+def test_pooling_an_axis_after_the_other_is_pooling(kernel, stride):
+    x = torch.randn(2, 3, 9, 14, 7)
+    assert torch.equal(pool(x, kernel, stride), F.max_pool3d(same(x, kernel, stride), kernel, stride))
 
 
 def test_i3d_gives_the_logits_of_the_original():
