@@ -38,8 +38,8 @@ def read(dataset: Dataset, start: int, count: int, what: str, known: Sequence[by
     """``count`` clips of a data set from index ``start`` on, rounded to 8 bits, with a progress bar.
 
     No clip counts twice: what shows the same as one before it or as a ``known`` one is passed over, such as the draws
-    beyond the length of a folder whose videos have no other moment. Where they are used up, fewer come back. Raises
-    ``ValueError`` for tokens, and for a broken file, lest another clip stand in for it.
+    beyond the length of a folder whose videos have no other moment. Nor does a clip that stands in for a broken or too
+    short one, of which the data set warns. Where all are used up, fewer come back. ``ValueError`` for tokens.
     """
     clips, seen = Clips([], [], [], []), set(known)
     with tqdm(total=count, unit="clip", desc=what) as bar:
@@ -49,10 +49,8 @@ def read(dataset: Dataset, start: int, count: int, what: str, known: Sequence[by
             batch = collate([dataset[i]])
             if batch.video is None:
                 raise ValueError("the data set holds tokens: expected one of videos, such as data.folder.Folder")
-            if batch.skipped:
-                raise ValueError(f"{batch.skipped[0]}: mend the file or remove it, lest another clip count twice")
             pixels = to_uint8(batch.video[0])
-            if pixels.tobytes() in seen:
+            if batch.skipped or pixels.tobytes() in seen:
                 continue
             seen.add(pixels.tobytes())
             clips.pixels.append(pixels)
@@ -96,18 +94,27 @@ def sets(
     if further is not None:
         yield "further real", further.video(rows)
     yield from spoilt(video, rows)
+    yield "noise", noise(video, rows)
 
 
 def spoilt(video: Tensor, rows: slice) -> Iterator[tuple[str, Tensor]]:
-    """Real clips without what a distance ought to see: the order of their frames, their motion, everything.
+    """Real clips without what a distance of videos ought to see: the order of their frames, and their motion.
 
     ``rows`` are theirs in the data set: what is drawn depends on the clip, not on its batch.
     """
-    draws = [torch.Generator().manual_seed(i) for i in range(rows.start, rows.stop)]
-    orders = [torch.randperm(video.shape[2], generator=draw) for draw in draws]
+    orders = [torch.randperm(video.shape[2], generator=draw) for draw in draws(rows)]
     yield "frames shuffled", torch.stack([clip[:, order] for clip, order in zip(video, orders, strict=True)])
     yield "first frame", video[:, :, :1].expand_as(video).contiguous()
-    yield "noise", eight_bits(torch.stack([2 * torch.rand(video.shape[1:], generator=draw) - 1 for draw in draws]))
+
+
+def noise(video: Tensor, rows: slice) -> Tensor:
+    """Clips of the same size with nothing in them."""
+    return eight_bits(torch.stack([2 * torch.rand(video.shape[1:], generator=draw) - 1 for draw in draws(rows)]))
+
+
+def draws(rows: slice) -> list[torch.Generator]:
+    """One for each clip of a data set."""
+    return [torch.Generator().manual_seed(i) for i in range(rows.start, rows.stop)]
 
 
 def eight_bits(video: Tensor) -> Tensor:

@@ -36,9 +36,9 @@ def diversity(seen: Tensor, texts: list[str]) -> dict[str, dict[str, float]]:
     return {name: _mean(apart, pairs) for name, pairs in kinds.items() if pairs.any()}
 
 
-def nearest(seen: Tensor, train: Tensor) -> Tensor:
-    """Thumbnails (n, d) and (m, d) -> (n,): the distance to the nearest of the others."""
-    return distances(seen, train).min(1).values
+def nearest(seen: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Thumbnails (n, d) and (m, d) -> (n,) and int64 (n,): how far the nearest of the others is, and which it is."""
+    return tuple(distances(seen, train).min(1))
 
 
 def _mean(apart: Tensor, pairs: Tensor) -> dict[str, float]:

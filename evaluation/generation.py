@@ -23,7 +23,7 @@ from evaluation.diversity import diversity, nearest, thumbnails
 from evaluation.extractor import Extractor
 from evaluation.fidelity import attributes_right, classes_right
 from evaluation.frechet import frechet_at_infinity, frechet_distance
-from evaluation.intervals import mean_and_error
+from evaluation.intervals import mean_and_error, wilson
 from evaluation.kernel import kernel_distance
 from evaluation.motion import apart, directions, flicker, magnitude, velocity
 from evaluation.protocol import Protocol, code_version, fingerprint
@@ -125,10 +125,7 @@ def evaluate(
         for kind, cell in diversity(small, texts).items():
             scores.setdefault(f"diversity, {kind}", {})[name] = cell
     if train is not None:
-        known = torch.cat([thumbnails(train.video(slice(i, i + 1))) for i in range(len(train))])
-        names = [name for name in (*SPOKEN, "further real") if name in seen]
-        near = {name: mean_and_error(nearest(seen[name]["thumbnails"], known)) for name in names}
-        scores["nearest of the training"] = near
+        scores |= remembered(seen, real, train)
     protocol = Generated(
         n,
         **{axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")},
@@ -222,6 +219,23 @@ def movement(seen: dict[str, Seen]) -> dict[str, dict]:
         scores["directions, off the real"] = {  # total variation: 0 is alike, 1 has nothing in common
             name: {"mean": (headings[name] - headings["real"]).abs().sum().item() / 2} for name in compared
         }
+    return scores
+
+
+def remembered(seen: dict[str, Seen], real: Clips, train: Clips) -> dict[str, dict]:
+    """How near the nearest clip of the training is; and, of captions that the training knows, whether it is of that one."""
+    known = torch.cat([thumbnails(train.video(slice(i, i + 1))) for i in range(len(train))])
+    near = {name: nearest(seen[name]["thumbnails"], known) for name in (*SPOKEN, "further real") if name in seen}
+    scores = {"nearest of the training": {name: mean_and_error(apart) for name, (apart, _) in near.items()}}
+    found = {name: [train.texts[i] for i in near[name][1]] for name in SPOKEN if name in near}
+
+    def share(texts: list[str], wanted: list[str]) -> dict[str, float]:
+        right = [text == caption for text, caption in zip(texts, wanted, strict=True) if caption in set(train.texts)]
+        return wilson(sum(right), len(right))
+
+    if set(real.texts) & set(train.texts):
+        same = {name: share(texts, real.texts) for name, texts in found.items()}
+        scores["the nearest has the caption"] = same | {OTHERS: share(found["real"], others(real.texts))}
     return scores
 
 

@@ -62,4 +62,5 @@ def test_pairs_of_one_prompt_and_of_different_prompts():
     assert found["the same prompt"]["mean"] == pytest.approx((1 + 2) / 2)
     assert found["different prompts"]["mean"] == pytest.approx((10 + 12 + 9 + 11) / 4)
     assert "the same prompt" not in diversity(seen, list("abcd"))
-    assert nearest(seen, torch.tensor([[9.0], [0.5]])).tolist() == pytest.approx([0.5, 0.5, 1, 3])
+    apart, which = nearest(seen, torch.tensor([[9.0], [0.5]]))
+    assert apart.tolist() == pytest.approx([0.5, 0.5, 1, 3]) and which.tolist() == [1, 1, 0, 0]
