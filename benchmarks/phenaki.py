@@ -1,16 +1,17 @@
 """Our masked generator and sampler beside phenaki-pytorch's MaskGit: clips a second, in one run on one machine.
 
     pip install phenaki-pytorch==0.5.0
-    OMP_NUM_THREADS=1 python benchmarks/phenaki.py [--codebooks 1k 64k --steps 16 --guidance 3 --batch 8 --rounds 3]
+    OMP_NUM_THREADS=1 python benchmarks/phenaki.py [--bf16 --codebooks 1k 64k --steps 16 --guidance 3 --batch 8]
     OMP_NUM_THREADS=1 python benchmarks/phenaki.py --techniques sampling training    # upon our own plain loop
     OMP_NUM_THREADS=1 python benchmarks/phenaki.py --cost 4 8 16    # sampling over steps and tokens
     python benchmarks/phenaki.py --quality 600 --cache FOLDER --tokenizer FOLDER [--prompts 256]
 
 Both get the same transformer (width, depth, heads; parameters are printed, tables and heads apart), tokens, codebook,
-text vectors, steps and guidance, in float32 and with random weights: what is measured does not depend on them. The
-rival runs its own ``sample`` and training ``forward``, without a critic, which would cost it more; its tokenizer is
-left out, as is ours. A step of training is one of each one's own optimizer. Contenders take turns, and the median round
-counts, in processor time on a CPU: what else the machine does is not in it. Wall-clock time stands beside.
+text vectors, steps and guidance, in float32 or with ``--bf16`` both in bfloat16 by autocast, and with random weights:
+what is measured does not depend on them. The rival runs its own ``sample`` and training ``forward``, without a
+critic, which would cost it more; its tokenizer is left out, as is ours. A step of training is one of each one's own
+optimizer. Contenders take turns, and the median round counts, in processor time on a CPU: what else the machine does
+is not in it. Wall-clock time stands beside.
 """
 
 import argparse
@@ -82,7 +83,7 @@ HEADER = "\n| {} | clips/s of processor time | of wall-clock | times {} | of wal
 PLAIN = "plain: all cells, all logits, one softmax"
 
 
-def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int) -> None:
+def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int, bf16: bool) -> None:
     """Sampling and training of both, for each codebook."""
     for codebook in codebooks:
         k = math.prod(LEVELS[codebook])
@@ -98,12 +99,13 @@ def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int) -> None:
             "ours, refresh 4": partial(mine.sample, TEXT, **FAST),
             "ours, refresh 4, guidance from 0.5 on": partial(mine.sample, TEXT, guidance=late, **FAST),
         }
-        for call in calls.values():
-            call(steps=2)  # does not count
-        print(HEADER.format(f"sampling, K = {k:,}", "the rival's"))
-        show(seconds(calls, rounds), "phenaki-pytorch")
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            for call in calls.values():
+                call(steps=2)  # does not count
+            print(HEADER.format(f"sampling, K = {k:,}", "the rival's"))
+            show(seconds(calls, rounds), "phenaki-pytorch")
         tokens, texts = torch.randint(k, (batch, *setup.grid)), TEXT * batch
-        calls = {c: partial(step, c, tokens, texts) for c in (rival, mine)}
+        calls = {c: partial(step, c, tokens, texts, bf16=bf16) for c in (rival, mine)}
         calls = {"phenaki-pytorch": calls[rival], "ours": calls[mine]}
         seconds(calls, 1)  # does not count: optimizers make their buffers
         print(HEADER.format(f"training, K = {k:,}, batches of {batch}", "the rival's"))
@@ -220,6 +222,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=8, help="in training")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="both in bfloat16, where the processor multiplies in it")
     parser.add_argument("--techniques", nargs="+", default=[], choices=["sampling", "training"], help="of ours alone")
     parser.add_argument("--cost", type=int, nargs="+", metavar="STEPS", help="of ours, over --tokens")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(GRIDS), choices=list(GRIDS), help="of --cost")
@@ -246,7 +249,7 @@ def main(args: list[str] | None = None) -> None:
     except ImportError as error:
         sys.exit(f"the rival is missing ({error}): {INSTALL['phenaki-pytorch']}")
     if options.quality is None:
-        beside(setup, options.codebooks, options.batch, options.rounds)
+        beside(setup, options.codebooks, options.batch, options.rounds, options.bf16)
     elif not (options.cache and options.tokenizer):
         sys.exit("--quality needs tokens: give it --cache FOLDER, and --tokenizer, whose tokens they are")
     else:

@@ -223,7 +223,7 @@ def movement(seen: dict[str, Seen]) -> dict[str, dict]:
 
 
 def remembered(seen: dict[str, Seen], real: Clips, train: Clips) -> dict[str, dict]:
-    """How near the nearest clip of the training is; and, of captions that the training knows, whether it is of that one."""
+    """How near the nearest clip of the training is; of captions that the training has, whether it is of that one."""
     known = torch.cat([thumbnails(train.video(slice(i, i + 1))) for i in range(len(train))])
     near = {name: nearest(seen[name]["thumbnails"], known) for name in (*SPOKEN, "further real") if name in seen}
     scores = {"nearest of the training": {name: mean_and_error(apart) for name, (apart, _) in near.items()}}
