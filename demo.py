@@ -1,8 +1,8 @@
 """Videos for a dozen prompts, and how many of some fresh ones come out right.
 
-``make demo`` shows the model that comes with the repository, ``models/showcase``. ``make train-demo`` first trains a
-small tokenizer and generator from nothing, which takes a quarter of an hour; interrupted and run again, it goes on
-where it was.
+``make demo`` shows the models that come with the repository, of shapes that move (``models/showcase``) and of animated
+emoji (``models/emoji``). ``make train-demo`` first trains a small tokenizer and generator of shapes from nothing, which
+takes a quarter of an hour; interrupted and run again, it goes on where it was.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from evaluation.sheet import contact_sheet
 from generator.pipeline import VideoGenerator
 from vq import encode
 
-SHOWCASE = Path(__file__).parent / "models" / "showcase"
+MODELS = Path(__file__).parent / "models"
 SHOWN, TRAINED = Path("out/demo"), Path("out/train-demo")
 STAGES = {
     "tokenizer": "train.py fit -c configs/vq/demo.yaml",
@@ -45,6 +45,14 @@ MORE = [  # of what the small model is not trained for
     "a red square moves left and a blue ring stays still on a white background",
     "a small green circle moves right and passes behind a still pink square",
 ]
+EMOJI = [
+    "grinning face",
+    "red heart",
+    "dog face",
+    "man golfing with dark skin tone",
+    "woman running with light skin tone",
+    "waving hand with medium skin tone",
+]
 
 
 def main(args: list[str] | None = None) -> None:
@@ -58,8 +66,9 @@ def main(args: list[str] | None = None) -> None:
         train_stages()
         show(TRAINED / "generator" / "model", PROMPTS, out, fresh=256)
     else:
-        show(SHOWCASE, PROMPTS + MORE, out, fresh=64)
-    print(f"after {(time.time() - began) / 60:.1f} minutes; look at {out / 'samples.png'} and the mp4 files beside it")
+        draw(VideoGenerator.from_pretrained(MODELS / "emoji"), EMOJI, out, "emoji.png")
+        show(MODELS / "showcase", PROMPTS + MORE, out, fresh=64)
+    print(f"after {(time.time() - began) / 60:.1f} minutes; look at the pictures and clips in {out}")
     print(f'then: python sample.py --model {out / "model"} --prompt "a red circle moves right" --out clip.mp4')
 
 
@@ -79,11 +88,7 @@ def show(source: Path, prompts: list[str], out: Path, fresh: int) -> None:
     """Writes the model, a clip a prompt and a picture of all, and says how many of ``fresh`` prompts come out right."""
     model = VideoGenerator.from_pretrained(source)
     model.save_pretrained(out / "model")
-    with tqdm(total=len(prompts), unit="clip", desc="sampling") as bar:
-        videos = model(prompts, progress=bar.update, batch_size=4)
-    for prompt, video in zip(prompts, videos, strict=True):
-        write_clip(out / f"{prompt.replace(' ', '-')}.mp4", video, model.clip["fps"])
-    contact_sheet(out / "samples.png", videos, prompts)
+    draw(model, prompts, out, "samples.png")
     size = {axis: model.clip[axis] for axis in ("frames", "height", "width", "fps")}
     examples = [Shapes("test", objects=[1], seed=1, **size)[i] for i in range(fresh)]
     with tqdm(total=fresh, unit="clip", desc="measuring") as bar:
@@ -94,6 +99,16 @@ def show(source: Path, prompts: list[str], out: Path, fresh: int) -> None:
         f"\nof {fresh} fresh prompts, shape came out right in {right['shape']:.0%}, colour in {right['colour']:.0%}, "
         f"motion in {right['motion']:.0%}, all three in {right['all']:.0%}"
     )
+
+
+def draw(model: VideoGenerator, prompts: list[str], out: Path, picture: str) -> None:
+    """A clip a prompt, and all in one picture."""
+    with tqdm(total=len(prompts), unit="clip", desc="sampling") as bar:
+        videos = model(prompts, progress=bar.update, batch_size=4)
+    out.mkdir(parents=True, exist_ok=True)
+    for prompt, video in zip(prompts, videos, strict=True):
+        write_clip(out / f"{prompt.replace(' ', '-')}.mp4", video, model.clip["fps"])
+    contact_sheet(out / picture, videos, prompts)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,36 @@
 """Quality against steps for each order, and what each knob of the sampler costs and brings, in one run.
 
     python benchmarks/sampling.py --model DIR [--prompts 256] [--orders halton ...] [--steps 4 8 ...] [--knobs]
+    python benchmarks/sampling.py --model models/emoji --videos FOLDER ...
 
 Every setting draws the same prompts of shapes, which training has never seen, with the same seeds; the detector reads
 them back. The tables are Markdown: shape, colour and motion all right in per cent, the standard error, seconds a clip,
-on a CPU those of all its threads together.
+on a CPU those of all its threads together. Clips of a folder no detector can read: of a model that has learnt a folder
+by heart it is asked whether the nearest of all its clips has the caption (``evaluation.diversity``).
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from data.folder import Folder
 from data.shapes import Shapes
 from evaluation.detector import detect, matches
+from evaluation.diversity import nearest, thumbnails
 from generator import tasks
 from generator.guidance import Guidance
 from generator.orders import ORDERS, Threshold
 from generator.pipeline import VideoGenerator
 
 STEPS = (4, 8, 12, 16, 24, 32)
+MOMENTS = 2  # of each clip of a folder
 KNOBS = {  # against 16 steps in Halton order without revisions; what `sample.py` does comes first
     "the default: 12 revisions": {"revisions": 12},
     "none of the following": {},
@@ -47,26 +54,47 @@ KNOBS = {  # against 16 steps in Halton order without revisions; what `sample.py
 
 
 class Bench:
-    """A model, prompts and what they ask for."""
+    """A model, prompts, and who says of videos (n, 3, t, h, w) whether they are what was asked for."""
 
-    def __init__(self, model: VideoGenerator, prompts: int) -> None:
-        size = {axis: model.clip[axis] for axis in ("frames", "height", "width", "fps")}
-        self.model = model
+    def __init__(self, model: VideoGenerator, texts: list[str], judge: Callable[[Tensor], Sequence[bool]]) -> None:
+        self.model, self.texts, self.judge = model, texts, judge
         # on a CPU the processor's own time, which says the same however busy the machine is with other things
         self.clock = time.process_time if model.device.type == "cpu" else time.perf_counter
-        self.examples = [Shapes("test", objects=[1], seed=1, **size)[i] for i in range(prompts)]
-        grid = model.tokenizer.latent_shape(*(size[axis] for axis in ("frames", "height", "width")))
-        self.canvas = tasks.text2video(grid, model.generator.mask_id).repeat(prompts)
+        grid = model.tokenizer.latent_shape(*(model.clip[axis] for axis in ("frames", "height", "width")))
+        self.canvas = tasks.text2video(grid, model.generator.mask_id).repeat(len(texts))
 
     def run(self, **sampling) -> tuple[Tensor, float]:
         """Of each prompt whether it came out right, (n,), and the seconds a clip of the filling alone."""
         began = self.clock()
-        texts = [example.text for example in self.examples]
-        tokens = self.model.fill(self.canvas, texts, list(range(len(texts))), **sampling)
-        seconds = (self.clock() - began) / len(texts)
-        found = [detect(video, self.model.clip["fps"]) for video in self.model.decode(tokens)]
-        right = [matches(f, example.attributes)["all"] for f, example in zip(found, self.examples, strict=True)]
-        return torch.tensor(right).double(), seconds
+        tokens = self.model.fill(self.canvas, self.texts, list(range(len(self.texts))), **sampling)
+        seconds = (self.clock() - began) / len(self.texts)
+        return torch.tensor(self.judge(self.model.decode(tokens))).double(), seconds
+
+
+def of_shapes(model: VideoGenerator, prompts: int) -> Bench:
+    examples = [Shapes("test", objects=[1], seed=1, **model.clip)[i] for i in range(prompts)]
+
+    def judge(videos: Tensor) -> list[bool]:
+        found = [detect(video, model.clip["fps"]) for video in videos]
+        return [matches(seen, example.attributes)["all"] for seen, example in zip(found, examples, strict=True)]
+
+    return Bench(model, [example.text for example in examples], judge)
+
+
+def of_folder(model: VideoGenerator, prompts: int, folder: str) -> Bench:
+    """Captions from all over the folder."""
+    clips = Folder(folder, images=False, **model.clip)
+    drawn = [clips[i] for i in tqdm(range(MOMENTS * len(clips)), desc="reading clips", unit="clip")]
+    drawn = [example for example in drawn if not example.skipped]
+    known = torch.cat([thumbnails(example.clip[None]) for example in drawn])
+    texts = sorted({example.text for example in drawn})
+    texts = [texts[i * len(texts) // prompts] for i in range(prompts)]
+
+    def judge(videos: Tensor) -> list[bool]:
+        _, which = nearest(thumbnails(videos), known)
+        return [drawn[i].text == text for i, text in zip(which, texts, strict=True)]
+
+    return Bench(model, texts, judge)
 
 
 def show(right: Tensor, seconds: float | None = None) -> str:
@@ -80,13 +108,15 @@ def main(args=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--videos", help="a folder of captioned clips that the model was trained on; default: shapes")
     parser.add_argument("--orders", nargs="*", default=list(ORDERS), choices=list(ORDERS))
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--knobs", nargs="*", metavar="NAME", help="the knobs too, or those named")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(args)
 
-    bench = Bench(VideoGenerator.from_pretrained(options.model, options.device), options.prompts)
+    model = VideoGenerator.from_pretrained(options.model, options.device)
+    bench = of_folder(model, options.prompts, options.videos) if options.videos else of_shapes(model, options.prompts)
     print(f"{options.prompts} prompts, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     if options.orders:
         print(f"| order | {' | '.join(f'{steps} steps' for steps in options.steps)} | mean |")

@@ -17,6 +17,7 @@ from evaluation.frechet import frechet_distance
 from evaluation.intervals import mean_and_error
 from evaluation.kernel import kernel_distance
 from evaluation.protocol import Protocol, code_version, fingerprint
+from vq.hardware import check_convolutions
 from vq.losses import psnr, ssim
 from vq.lpips import LPIPS
 from vq.pretrained import fingerprint as weights_of
@@ -48,6 +49,7 @@ def evaluate(
     shuffled, and their first frame alone. A Frechet distance of fewer clips than features is left out; "refused" says
     so.
     """
+    check_convolutions(torch.device(device))
     for network in (tokenizer, lpips):
         if network is not None:
             network.to(device).eval()

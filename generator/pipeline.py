@@ -18,7 +18,7 @@ from generator.jobs import Job, plan
 from generator.orders import halton_ranks
 from generator.tasks import Canvas
 from vq import pretrained
-from vq.hardware import check_compiler
+from vq.hardware import check_compiler, check_convolutions
 from vq.layers import TemporalConv
 from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
@@ -44,6 +44,7 @@ class VideoGenerator:
                 f"the generator speaks a codebook of {generator.codebook_size} tokens and the tokenizer has "
                 f"{tokenizer.codebook_size}: use the tokenizer that the generator was trained with"
             )
+        check_convolutions(torch.device(device))
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
         self.clip, self.device, self.compiled = clip, torch.device(device), False
         # tokens to latents and back

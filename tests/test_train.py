@@ -79,8 +79,10 @@ def data_flags(recipe: Path, videos: Path) -> list[str]:
             for file in sorted(videos.glob("*.mp4")):
                 tar.add(file, file.name)
     if any(name in str(data) for name in ("folder.yaml", "data.folder", "shards")):
-        path = "--data.train.dataset.path" if "Crops" in str(data) else "--data.train.path"
-        return [path, str(videos), "--data.val.path", str(videos)]
+        flags = ["--data.val.path", str(videos)]
+        if "TokenCache" not in str(data):
+            flags += ["--data.train.dataset.path" if "Crops" in str(data) else "--data.train.path", str(videos)]
+        return flags
     return []
 
 
@@ -108,11 +110,14 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
     if recipe.match("vq/large.yaml"):
         flags += [*TINY_VQ, "--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
         flags += ["--model.compile", "false"]
+    if recipe.match("vq/emoji-looks.yaml"):
+        flags += ["--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
+        flags += ["--model.start", str(ROOT / "models/emoji"), "--model.encoder", str(ROOT / "models/emoji")]
     if recipe.match("vq/demo-64.yaml") or recipe.match("vq/showcase.yaml"):
         flags += ["--model.tokenizer", str(tokenizer)]
     if recipe.match("generator/showcase-further.yaml"):
         flags += ["--model.start", str(ROOT / "models/showcase")]
-    if recipe.match("generator/*demo.yaml") or recipe.match("generator/showcase*.yaml"):
+    if any(recipe.match(f"generator/{name}.yaml") for name in ("*demo", "showcase*", "emoji")):
         flags += on_tokens
     elif "generator" in str(recipe):
         flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR]

@@ -19,6 +19,7 @@ from data.module import VideoData, groups, sizes_of
 from data.tokens import CacheInfo, TokenCache, begin, has_shard, write_shard
 from data.video import to_uint8
 from vq import pretrained
+from vq.hardware import check_convolutions
 
 SHARD = 1024  # clips
 
@@ -68,6 +69,7 @@ def encode(
     whole shard. Raises ``ValueError`` for a folder that holds another cache, for clips that do not fit the tokenizer,
     and for a text encoder that is trained along with the generator.
     """
+    check_convolutions(torch.device(device))
     model = pretrained.load(tokenizer, "tokenizer").to(device)
     latents = latents or not model.codebook_size
     if text is not None:

@@ -1,6 +1,7 @@
 """What a device can be trusted with: bfloat16 arithmetic, and 3-D convolutions that are right."""
 
 import shutil
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +21,21 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError("compiling for a CPU needs a C++ compiler: install g++, or do without compiling")
 
 
+@cache
 def check_convolutions(device: torch.device) -> None:
-    """Refuses a build whose 3-D convolutions are wrong, as those of torch 2.9 with cuDNN 9.10 are.
+    """Refuses a build whose 3-D convolutions are wrong: it would train without any error, on nonsense.
 
-    Such a build trains without any error, on nonsense. Lists of bad versions are never complete: this compares one
-    convolution in space and one in time, in float32 and where there is one in bfloat16, with float64 on the CPU, which
-    takes milliseconds. ``ValueError`` with what to install.
+    cuDNN 9.8 to 9.14 are known for it, in bfloat16 and TF32 and on large clips only (pytorch issue 163539, pull request
+    167024). Lists of bad versions are never complete: besides this compares one convolution in space and one in time,
+    in float32 and where there is one in bfloat16, with float64 on the CPU, which takes milliseconds. ``ValueError``
+    with what to install.
     """
+    cudnn = torch.backends.cudnn.version() if device.type == "cuda" and torch.version.cuda else None
+    if cudnn is not None and 90800 <= cudnn < 91500:
+        raise ValueError(
+            f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100} computes wrong 3-D convolutions of large clips: install 9.15 "
+            f"or newer, pip install -U nvidia-cudnn-cu{torch.version.cuda.partition('.')[0]}"
+        )
     rng = torch.Generator().manual_seed(0)
     for kernel in ((1, 3, 3), (3, 1, 1)):
         x = torch.randn(1, 32, 5, 16, 16, generator=rng, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """The layers of the tokenizer: all of them causal in time, and normalised position by position.
 
-Tensors are (b, c, t, h, w), kept in ``channels_last_3d``: on CPU and GPU alike the convolutions are then 1.5 to 3
-times as fast, provided that the causal padding keeps the layout, which ``F.pad`` does and indexing does not.
+Tensors are (b, c, t, h, w), kept in ``channels_last_3d``, the layout that fast convolutions work in, provided that the
+causal padding keeps it, which ``F.pad`` does and indexing does not.
 """
 
 import torch

@@ -21,6 +21,7 @@ from data.commands import Parser, find_device, run
 from data.video import probe, read_frames, to_float
 from data.writing import write_pieces
 from vq import pretrained
+from vq.hardware import check_convolutions
 from vq.losses import ssim
 
 
@@ -101,6 +102,7 @@ def reconstruct(
         raise ValueError(f"{target} would be replaced by its reconstruction: give it another name")
     if (height is None) != (width is None):
         raise ValueError(f"got height {height} and width {width}: give both, or neither to keep the file's size")
+    check_convolutions(torch.device(device))
     model = pretrained.load(tokenizer, "tokenizer").to(device)
     if not model.codebook_size:
         raise ValueError(f"the tokenizer at {tokenizer} is continuous: it makes no tokens")

@@ -69,15 +69,21 @@ def test_parts_in_use_is_one_where_all_levels_are_equally_common():
 
 
 def test_builds_with_wrong_convolutions_are_refused(monkeypatch):
+    check_convolutions.cache_clear()
     check_convolutions(torch.device("cpu"))
     right = nn.functional.conv3d
 
     def wrong_in_single_precision(x, weight):
         return right(x, weight) * (0.9 if x.dtype == torch.float32 else 1)
 
+    check_convolutions.cache_clear()
     monkeypatch.setattr("vq.hardware.F.conv3d", wrong_in_single_precision)
     with pytest.raises(ValueError, match="wrong on cpu, by 10% in float32: install another build"):
         check_convolutions(torch.device("cpu"))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91002)
+    with pytest.raises(ValueError, match=r"cuDNN 9\.10 computes wrong .* pip install -U nvidia-cudnn-cu13"):
+        check_convolutions(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
