@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -147,7 +148,9 @@ def tasks(model: VideoGenerator, table: Table, given: list[tuple[Example, str, d
     firsts = through(model, [given for (given,) in stills])
     table.row("image2video", made, texts, wanted, (firsts, made[:, :, :1]), real=short)
 
-    table.row(f"reconstructions of {long} frames", torch.stack(through(model, clips)), texts, wanted, real=clips)
+    whole = torch.stack(through(model, clips))
+    said = f"join {join(whole, middle(model, long, h, w)):.1f}"
+    table.row(f"reconstructions of {long} frames", whole, texts, wanted, said=said, real=clips)
     made = each("extend", [[clip] for clip in short], frames=long)
     table.row("extend", made, texts, wanted, (through(model, short), made[:, :, :t]), real=clips)
     made = each("extend-back", [[clip[:, -t:]] for clip in clips], frames=long)
@@ -162,9 +165,11 @@ def tasks(model: VideoGenerator, table: Table, given: list[tuple[Example, str, d
     mask = torch.zeros(1, h, w, dtype=torch.bool)
     mask[:, h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = True
     made = each("inpaint", [[clip] for clip in short], mask=mask)
-    outside = ~mask.expand(3, t, h, w)
-    kept = [[video[outside] for video in videos] for videos in (through(model, short), made)]
-    table.row("inpaint", made, texts, wanted, kept, real=short)
+    near = F.max_pool2d(mask.float(), 9, stride=1, padding=4).bool() & ~mask  # within four pixels of it
+    rings = [part.expand(3, t, h, w) for part in (~mask, near, ~mask & ~near)]
+    pairs = [[[video[ring] for video in videos] for videos in (through(model, short), made)] for ring in rings]
+    said = f"within 4 pixels {difference(*pairs[1]):.3f}, beyond {difference(*pairs[2]):.3f}"
+    table.row("inpaint", made, texts, wanted, pairs[0], said=said, real=short)
     around = (h // 2 // 16 * 16, w // 2 // 16 * 16)  # whole cells to either side, whatever the compression up to 8
     made = each("outpaint", [[clip] for clip in short], height=h + around[0], width=w + around[1])
     inner = made[..., around[0] // 2 : around[0] // 2 + h, around[1] // 2 : around[1] // 2 + w]
@@ -175,12 +180,13 @@ def tasks(model: VideoGenerator, table: Table, given: list[tuple[Example, str, d
 
     pairs = tqdm(list(zip(texts, new, strict=True)), desc="story", leave=False)
     made = torch.cat([model([before, after], task="story", frames=long) for before, after in pairs])
-    cut = 1 + (round(model.tokenizer.latent_shape(long, h, w)[0] / 2) - 1) * ft
+    cut = middle(model, long, h, w)
     said = f"join {join(made, cut):.1f}"
     if wanted:
         parts = [(made[:, :, :cut], wanted), (made[:, :, cut + ft :], meant)]
-        first, second = (score(part, told, fps)["colour"] for part, told in parts)
-        said = f"colours {first:.0%}, then {second:.0%}; {said}"
+        first, second = (score(part, told, fps) for part, told in parts)
+        named = ", ".join(f"{name} {first[name]:.0%} then {second[name]:.0%}" for name in NAMES)
+        said = f"{named}; {said}"
     table.row("story", made, texts, said=said, real=clips)
     made = each(
         "connect", [[a, b] for a, b in zip(short, short[1:] + short[:1], strict=True)], frames=t + t // 2 // ft * ft
@@ -195,6 +201,12 @@ def fitting(model: VideoGenerator, size: list[float]) -> tuple[int, int, int]:
     """The nearest size, t, h, w in pixels, that tokenizer and transformer can make."""
     ft, step = model.tokenizer.time_compression, model.tokenizer.space_compression * model.generator.patch_size
     return 1 + round((size[0] - 1) / ft) * ft, *(max(1, round(side / step)) * step for side in size[1:])
+
+
+def middle(model: VideoGenerator, frames: int, height: int, width: int) -> int:
+    """Where the second of two prompts begins, in frames."""
+    latent_frames = model.tokenizer.latent_shape(frames, height, width)[0]
+    return 1 + (round(latent_frames / 2) - 1) * model.tokenizer.time_compression
 
 
 def through(model: VideoGenerator, videos: list[Tensor]) -> list[Tensor]:
