@@ -26,9 +26,10 @@ TRAININGS = [c for c in COMMANDS if c.startswith(".venv/bin/python train.py")]
 
 @pytest.fixture
 def place(tokenizer, generator, tmp_path, monkeypatch):
-    """A working folder: configs, a model in the place of the one that comes with the repository, a still."""
+    """A working folder: configs, models in the place of those that come with the repository, a still."""
     (tmp_path / "configs").symlink_to(Path(__file__).parents[1] / "configs")
-    VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / "models/showcase")
+    for name in ("showcase", "emoji"):
+        VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / "models" / name)
     write_clip(tmp_path / "still.png", torch.zeros(3, 1, 16, 24), 8)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -38,7 +39,7 @@ def test_the_readme_has_what_these_tests_look_for():
     assert len(SAMPLES) >= 3 and len(TRAININGS) >= 2
 
 
-@pytest.mark.parametrize("command", [c for c in SAMPLES if "showcase" in c])
+@pytest.mark.parametrize("command", [c for c in SAMPLES if "--model models/" in c])
 def test_sampling_commands(command, place):
     args = shlex.split(command)[2:]
     for path in sample.main([*args, "--steps", "2"]):
