@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from vq.hardware import check_convolutions
 from vq.losses import psnr, reconstruction_loss
 from vq.optimizer import Muon, orthogonal
 from vq.quantizers import FSQ, VQ
+from vq.training import begin_with
 
 
 def test_orthogonal_keeps_the_directions_and_levels_the_singular_values():
@@ -121,3 +123,8 @@ def test_a_continuous_tokenizer_has_no_codebook_to_count(tokenizer):
     callback.on_validation_epoch_start(None, training)
     callback.on_validation_batch_end(None, training, None, SimpleNamespace(video=torch.zeros(1, 3, 1, 8, 8)), 0)
     callback.on_validation_epoch_end(None, training)
+
+
+def test_a_start_that_has_nothing_in_common_is_refused():
+    with pytest.raises(ValueError, match=r"no weight of .*showcase has the shape of one of this tokenizer"):
+        begin_with(nn.Linear(3, 5), str(Path(__file__).parents[2] / "models/showcase"), "tokenizer")
