@@ -1,4 +1,4 @@
-"""Videos for a dozen prompts, and how many of some fresh ones come out right.
+"""Videos for some prompts, and how many of some fresh ones come out right.
 
 ``make demo`` shows the models that come with the repository, of shapes that move (``models/showcase``) and of animated
 emoji (``models/emoji``). ``make train-demo`` first trains a small tokenizer and generator of shapes from nothing, which
@@ -47,7 +47,7 @@ MORE = [  # of what the small model is not trained for
 ]
 EMOJI = [
     "grinning face",
-    "red heart",
+    "rocket",
     "dog face",
     "man golfing with dark skin tone",
     "woman running with light skin tone",

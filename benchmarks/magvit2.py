@@ -73,7 +73,7 @@ def main(args=None) -> None:
     parser.add_argument("--height", type=int, default=32, help="and width")
     parser.add_argument("--videos", help="a folder to train on; default: procedural shapes")
     parser.add_argument("--test", help="a folder to score on")
-    parser.add_argument("--rates", type=float, nargs="*", default=[1e-5, 1e-3, 3e-3, 1e-2], help="of the rival")
+    parser.add_argument("--rates", type=float, nargs="*", default=[1e-5, 3e-4, 1e-3, 3e-3], help="of the rival")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test_clips", type=int, default=128)
     options = parser.parse_args(args)

@@ -231,6 +231,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", help="whose tokens they are")
     parser.add_argument("--prompts", type=int, default=256, help="of --quality")
     options = parser.parse_args(args)
+    if options.bf16 and (options.techniques or options.cost or options.quality):
+        parser.error("--bf16 is for the comparison of speeds: leave out --techniques, --cost and --quality")
 
     warnings.simplefilter("ignore")
     torch.manual_seed(0)

@@ -84,15 +84,17 @@ def of_shapes(model: VideoGenerator, prompts: int) -> Bench:
 def of_folder(model: VideoGenerator, prompts: int, folder: str) -> Bench:
     """Captions from all over the folder."""
     clips = Folder(folder, images=False, **model.clip)
-    drawn = [clips[i] for i in tqdm(range(MOMENTS * len(clips)), desc="reading clips", unit="clip")]
-    drawn = [example for example in drawn if not example.skipped]
-    known = torch.cat([thumbnails(example.clip[None]) for example in drawn])
-    texts = sorted({example.text for example in drawn})
+    small, captions = [], []
+    for i in tqdm(range(MOMENTS * len(clips)), desc="reading clips", unit="clip"):
+        if not (example := clips[i]).skipped:
+            small.append(thumbnails(example.clip[None]))
+            captions.append(example.text)
+    known, texts = torch.cat(small), sorted(set(captions))
     texts = [texts[i * len(texts) // prompts] for i in range(prompts)]
 
     def judge(videos: Tensor) -> list[bool]:
         _, which = nearest(thumbnails(videos), known)
-        return [drawn[i].text == text for i, text in zip(which, texts, strict=True)]
+        return [captions[i] == text for i, text in zip(which, texts, strict=True)]
 
     return Bench(model, texts, judge)
 

@@ -124,6 +124,8 @@ def filmed(folder: str, model: VideoGenerator, count: int) -> list[tuple[Example
     clips = Folder(folder, 2 * t - 1, h, w, fps, random=False, images=False)
     long = (example for example in (clips[i] for i in range(len(clips))) if not example.skipped)
     examples = [replace(example, attributes=None) for example in islice(long, count)]
+    if not examples:
+        raise SystemExit(f"{folder}: no clip has the {2 * t - 1} frames at {fps:g} a second that extend needs")
     return [(a, b.text, None) for a, b in zip(examples, examples[1:] + examples[:1], strict=True)]
 
 

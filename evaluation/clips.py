@@ -43,13 +43,15 @@ def read(dataset: Dataset, start: int, count: int, what: str, known: Sequence[by
     """
     clips, seen = Clips([], [], [], []), set(known)
     with tqdm(total=count, unit="clip", desc=what) as bar:
-        for i in range(start, start + 2 * count):
-            if len(clips) == count:
-                break
-            batch = collate([dataset[i]])
+        index, last = start, start + 2 * count
+        while len(clips) < count and index < last:
+            batch = collate([dataset[index]])
+            index += 1
             if batch.video is None:
                 raise ValueError("the data set holds tokens: expected one of videos, such as data.folder.Folder")
             pixels = to_uint8(batch.video[0])
+            if batch.skipped:
+                last += 1
             if batch.skipped or pixels.tobytes() in seen:
                 continue
             seen.add(pixels.tobytes())

@@ -224,16 +224,16 @@ def movement(seen: dict[str, Seen]) -> dict[str, dict]:
 
 def remembered(seen: dict[str, Seen], real: Clips, train: Clips) -> dict[str, dict]:
     """How near the nearest clip of the training is; of captions that the training has, whether it is of that one."""
-    known = torch.cat([thumbnails(train.video(slice(i, i + 1))) for i in range(len(train))])
+    known, captions = torch.cat([thumbnails(train.video(slice(i, i + 1))) for i in range(len(train))]), set(train.texts)
     near = {name: nearest(seen[name]["thumbnails"], known) for name in (*SPOKEN, "further real") if name in seen}
-    scores = {"nearest of the training": {name: mean_and_error(apart) for name, (apart, _) in near.items()}}
+    scores = {"nearest of the training": {name: mean_and_error(far) for name, (far, _) in near.items()}}
     found = {name: [train.texts[i] for i in near[name][1]] for name in SPOKEN if name in near}
 
     def share(texts: list[str], wanted: list[str]) -> dict[str, float]:
-        right = [text == caption for text, caption in zip(texts, wanted, strict=True) if caption in set(train.texts)]
+        right = [text == caption for text, caption in zip(texts, wanted, strict=True) if caption in captions]
         return wilson(sum(right), len(right))
 
-    if set(real.texts) & set(train.texts):
+    if captions & set(real.texts):
         same = {name: share(texts, real.texts) for name, texts in found.items()}
         scores["the nearest has the caption"] = same | {OTHERS: share(found["real"], others(real.texts))}
     return scores

@@ -14,7 +14,7 @@ from data.shapes import Shapes, held_out
 from data.video import to_uint8
 from data.writing import write_clip
 from evaluation import __main__ as program
-from evaluation.clips import read_reference
+from evaluation.clips import read, read_reference
 from evaluation.extractor import Extractor
 from evaluation.generation import evaluate, seed_range
 from evaluation.samples import Drawn, records, stored
@@ -172,6 +172,10 @@ def test_no_clip_counts_twice(folder):
     whole = Folder(str(folder), 9, 32, 32, 8.0)
     stand_in = to_uint8(whole[1].clip)  # of 2.mp4, where 1.mp4 was asked for
     assert not any((pixels == stand_in).all() for pixels in real.pixels)
+    for name in "2345":
+        (folder / f"{name}.mp4").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="passed over"):  # a single whole one has many moments
+        assert len(read(Folder(str(folder), 9, 32, 32, 8.0), 0, 4, "reading")) == 4
 
 
 @pytest.fixture
