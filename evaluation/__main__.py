@@ -59,7 +59,9 @@ def clips_parser(model: bool) -> Parser:
     parser.add_argument(
         "--fps", type=PositiveFloat | None, help="of a folder's clips; default: as the model was trained"
     )
-    parser.add_argument("--i3d", help="safetensors file with I3D; default: neither FVD nor KVD")
+    parser.add_argument(
+        "--i3d", help="safetensors file with I3D, or hf://NAME/REPOSITORY/FILE; default: neither FVD nor KVD"
+    )
     parser.add_argument("--cache", type=Path, help="a folder that keeps features, by what a clip shows")
     parser.add_argument("--batch_size", type=PositiveInt, default=8)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -68,7 +70,10 @@ def clips_parser(model: bool) -> Parser:
 
 def reconstruction_parser() -> Parser:
     parser = clips_parser(model=True)
-    parser.add_argument("--lpips", help="safetensors file with LPIPS of AlexNet, or 'download'; default: no LPIPS")
+    parser.add_argument(
+        "--lpips",
+        help="safetensors file with LPIPS of AlexNet, hf://NAME/REPOSITORY/FILE, or 'download'; default: no LPIPS",
+    )
     return parser
 
 

@@ -8,7 +8,6 @@ motion more than I3D's do (2404.12391); CLIP, SigLIP and DINOv2 for frames; CLIP
 import json
 import math
 from functools import reduce
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from data import hub
 from evaluation import protocol
-from vq.pretrained import fingerprint
+from vq.pretrained import file_of, fingerprint
 
 WINDOW = 16  # frames that I3D is shown, by custom
 MIXED = ("3b", "3c", "pool3", "4b", "4c", "4d", "4e", "4f", "pool2", "5b", "5c")
@@ -33,9 +32,10 @@ class I3D(nn.Module):
     Its layers are what the weights say: each convolution is followed by a batch norm without gain, which is folded in.
 
     Args:
-        weights: a safetensors file with ``Conv3d_1a_7x7.conv3d.weight``, ``.bn.bias``, ``.bn.running_mean`` and
-            ``.bn.running_var``, ... ``Mixed_3b.b0``, ``.b1a``, ``.b1b``, ``.b2a``, ``.b2b``, ``.b3b`` ...
-            ``logits.conv3d.weight``, as the common PyTorch port of DeepMind's network names them.
+        weights: a safetensors file, or hf://NAME/REPOSITORY/FILE, with ``Conv3d_1a_7x7.conv3d.weight``,
+            ``.bn.bias``, ``.bn.running_mean`` and ``.bn.running_var``, ... ``Mixed_3b.b0``, ``.b1a``, ``.b1b``,
+            ``.b2a``, ``.b2b``, ``.b3b`` ... ``logits.conv3d.weight``, as the common PyTorch port of DeepMind's network
+            names them.
 
     Attributes:
         identity: the network by its weights, and how clips are shown to it.
@@ -44,7 +44,8 @@ class I3D(nn.Module):
     def __init__(self, weights: str) -> None:
         super().__init__()
         try:
-            state = load_file(weights)
+            file = file_of(weights)
+            state = load_file(file)
             names = {key.rsplit(".", 2)[0] for key in state if key.endswith(".conv3d.weight")}
             for name in sorted(names):
                 kernel, bias = state[f"{name}.conv3d.weight"], state.get(f"{name}.conv3d.bias")
@@ -56,9 +57,11 @@ class I3D(nn.Module):
                 self.register_buffer(f"{name}_bias".replace(".", "_"), bias, persistent=False)
             if len(names) != LAYERS:
                 raise KeyError(f"{len(names)} layers")
-            weighed = protocol.fingerprint([Path(weights).read_bytes()])
+            weighed = protocol.fingerprint([file.read_bytes()])
         except Exception as error:  # no such file, another format, missing keys
-            raise ValueError(f"{weights}: no I3D weights can be read: expected a safetensors file") from error
+            raise ValueError(
+                f"{weights}: no I3D weights can be read: expected a safetensors file, or hf://NAME/REPOSITORY/FILE"
+            ) from error
         self.identity = f"{weighed}, logits of the first {WINDOW} frames, stretched to {SIDE}x{SIDE}"
 
     @torch.no_grad()

@@ -7,6 +7,8 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vq.pretrained import file_of
+
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of ImageNet, for pictures in [-1, 1]
 
@@ -17,9 +19,9 @@ class LPIPS(nn.Module):
     Frozen, and never part of a checkpoint. Training takes VGG-16, published tables mostly AlexNet.
 
     Args:
-        weights: a safetensors file with the trunk, ``features.N.weight`` and ``.bias`` as torchvision names them, and
-            the five linear layers, ``lin0.weight`` ... ``lin4.weight``. None: torchvision's trunk, downloaded at first
-            use, and the linear layers that torchmetrics brings.
+        weights: a safetensors file, or hf://NAME/REPOSITORY/FILE, with the trunk, ``features.N.weight`` and
+            ``.bias`` as torchvision names them, and the five linear layers, ``lin0.weight`` ... ``lin4.weight``. None:
+            torchvision's trunk, downloaded at first use, and the linear layers that torchmetrics brings.
         net: ``vgg16`` or ``alex``.
     """
 
@@ -82,9 +84,11 @@ def alexnet() -> nn.Sequential:
 
 def stored(weights: str) -> dict[str, Tensor]:
     try:
-        return load_file(weights)
-    except Exception as error:  # a missing file, or anything that is not safetensors
-        raise ValueError(f"{weights}: no LPIPS weights can be read: expected a safetensors file") from error
+        return load_file(file_of(weights))
+    except Exception as error:  # a missing file, no network, or anything that is not safetensors
+        raise ValueError(
+            f"{weights}: no LPIPS weights can be read: expected a safetensors file, or hf://NAME/REPOSITORY/FILE"
+        ) from error
 
 
 def downloaded(net: str) -> dict[str, Tensor]:

@@ -5,11 +5,12 @@
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -75,6 +76,12 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def file_of(source: str | Path) -> Path:
+    """A file, or one of the hub, ``hf://NAME/REPOSITORY/FILE``, which is downloaded at first use."""
+    there = re.fullmatch(r"hf://([^/]+/[^/]+)/(.+)", str(source))
+    return Path(hf_hub_download(there[1], there[2])) if there else Path(source)
 
 
 def _folder(source: str | Path) -> Path:

@@ -46,3 +46,11 @@ def test_other_files_are_refused(lpips_weights, tmp_path):
         LPIPS(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="no net 'resnet': expected vgg16 or alex"):
         LPIPS(lpips_weights, "resnet")
+
+
+def test_weights_may_lie_on_the_hub(lpips_weights, monkeypatch):
+    asked = []
+    monkeypatch.setattr("vq.pretrained.hf_hub_download", lambda *args: asked.append(args) or lpips_weights)
+    LPIPS("hf://someone/metrics/nets/lpips.safetensors", "alex")
+    LPIPS(lpips_weights, "alex")
+    assert asked == [("someone/metrics", "nets/lpips.safetensors")]
