@@ -112,7 +112,7 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
         flags += ["--model.compile", "false"]
     if recipe.match("vq/emoji-looks.yaml"):
         flags += ["--model.perceptual.net", "alex", "--model.perceptual.weights", lpips_weights]
-        flags += ["--model.start", str(ROOT / "models/emoji"), "--model.encoder", str(ROOT / "models/emoji")]
+        flags += ["--model.tokenizer", str(ROOT / "models/emoji"), "--model.encoder", str(ROOT / "models/emoji")]
     if recipe.match("vq/demo-64.yaml") or recipe.match("vq/showcase.yaml"):
         flags += ["--model.tokenizer", str(tokenizer)]
     if recipe.match("generator/showcase-further.yaml"):
