@@ -142,7 +142,7 @@ TASKS: dict[str, Task] = {
         loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, prompt=True
     ),
     "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
-    "connect": Task(connect, "fades one --input into another, token by token", 2, ("ends",), True),
+    "connect": Task(connect, "from one --input into another, which comes in from the right", 2, ("ends",), True),
     "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
     "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
     "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),

@@ -114,10 +114,10 @@ def interpolate(start: Tensor, end: Tensor, grid: Grid, mask_id: int) -> Canvas:
 
 
 def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int) -> Canvas:
-    """Begins as ``a`` and ends as ``b``, tokens (1, t, h, w); where both last, they fade into each other.
+    """Begins as ``a`` and ends as ``b``, tokens (1, t, h, w); where both last, b takes the place of a from the right.
 
-    At the share x of the way a cell is a's with probability (1 - x)^2 and b's with x^2; what remains, half of the cells
-    in the middle, is unknown, and has to reconcile the two.
+    At the share x of the way (1 - x)^2 of a frame's columns are a's and x^2 are b's; the band between them, half of the
+    frame in the middle, is unknown, and has to reconcile the two.
     """
     t, first, last = grid[0], a.shape[1], grid[0] - b.shape[1]  # b begins at ``last``
     if not 0 < last <= t - 1 or first >= t or a.shape[2:] != b.shape[2:] or first == last:
@@ -128,7 +128,7 @@ def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int) -> Canvas:
     canvas = text2video(grid, mask_id)
     index = torch.arange(t).view(1, t, 1, 1)
     x = ((index - last + 1) / (first - last + 1)).clamp(0, 1) if first > last else (index >= last).float()
-    share = torch.rand((1, *grid), generator=torch.Generator().manual_seed(0))
+    share = (torch.arange(grid[2]) + 0.5) / grid[2]  # of the way to the right
     from_a, from_b = (share < (1 - x) ** 2) & (index < first), (share >= 1 - x**2) & (index >= last)
     tokens = torch.where(from_a, canvas.filled(0, a).tokens, canvas.filled(last, b).tokens)
     known = from_a | from_b

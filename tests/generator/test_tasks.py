@@ -137,12 +137,14 @@ def test_interpolate_keeps_both_ends(model, first, last):
     assert made.shape[1] == 6 and made.max() < K
 
 
-def test_connect_fades_from_one_to_the_other():
+def test_connect_goes_from_one_to_the_other():
     a, b = torch.zeros(1, 9, 16, 16, dtype=torch.long), torch.ones(1, 8, 16, 16, dtype=torch.long)
     canvas = tasks.connect(a, b, (12, 16, 16), K)
     assert (canvas.tokens[:, :4] == 0).all() and (canvas.tokens[:, 9:] == 1).all()
     shares = [((canvas.tokens[0, 4:9] == value) & canvas.known[0, 4:9]).float().mean((1, 2)) for value in (0, 1)]
     assert (shares[0].diff() < 0).all() and (shares[1].diff() > 0).all()
+    columns = torch.where(canvas.known, canvas.tokens, 0.5)[0, 4:9].diff(dim=2)
+    assert (columns >= 0).all()  # a's, then what reconciles the two, then b's
     assert not canvas.known[0, 4:9].all() and canvas.known[0, :4].all() and canvas.known[0, 9:].all()
     apart = tasks.connect(a[:, :3], b[:, :3], (12, 16, 16), K)
     assert apart.known[0].flatten(1).all(1).tolist() == [True] * 3 + [False] * 6 + [True] * 3
