@@ -1,11 +1,13 @@
 """Does a video wash out when it is extended again and again? Tokens reused as integers against pixels encoded anew.
 
-    python benchmarks/drift.py --model models/showcase [--clips 16 --extensions 10 --steps 16 --revisions 12]
+    python benchmarks/drift.py --model models/showcase [--clips 16] [--extensions 10] [--lpips FILE]
 
 Real clips are extended window by window, each told the last latent frames of the one before. One arm keeps them as
 integers, as ``--task extend`` does; the other decodes them and encodes the pixels again, as one has to whose tool takes
 a video file. All else is the same, seeds too. Printed are the brightness (mean) and contrast (standard deviation) of
-the frames of every extension, on a scale from -1 to 1, and their slopes an extension with standard errors over clips.
+the frames of every extension, on a scale from -1 to 1, and their slopes an extension with standard errors over clips;
+with ``--lpips``, the weights of an AlexNet, also how far its features are from those of the clip's last frame. Beside
+them stand the real clips, as long: in these, too, things leave the picture.
 """
 
 import argparse
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.shapes import Shapes
 from generator import tasks
 from generator.pipeline import VideoGenerator
+from vq.lpips import LPIPS
 
 
 def extended(
@@ -30,7 +33,7 @@ def extended(
 
     Windows are those of ``tasks.windows``: pieces of the middle, a latent frame shorter than a clip, half overlapping.
     """
-    size, ft = max(2, tokens.shape[1] - 1), model.tokenizer.time_compression
+    size, ft = window(tokens.shape[1]), model.tokenizer.time_compression
     overlap = size // 2
     for turn in tqdm(range(extensions), desc="encoded anew" if anew else "integers"):
         if anew:
@@ -41,6 +44,11 @@ def extended(
         seeds = [1000 * turn + i for i in range(len(texts))]
         tokens = torch.cat([tokens, model.fill(canvas, texts, seeds, **sampling)[:, overlap:]], dim=1)
     return tokens
+
+
+def window(length: int) -> int:
+    """Latent frames of a piece of the middle, of a model of clips of ``length``."""
+    return max(2, length - 1)
 
 
 def slope(values: Tensor) -> tuple[float, float]:
@@ -57,26 +65,40 @@ def main(args=None) -> None:
     parser.add_argument("--extensions", type=int, default=10)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--revisions", type=int, default=12)
+    parser.add_argument("--lpips", help="weights of AlexNet, see vq.lpips")
     options = parser.parse_args(args)
 
     model = VideoGenerator.from_pretrained(options.model)
-    shapes = Shapes("test", objects=[1], seed=1, **model.clip)
+    begun, count = model.clip["frames"], options.extensions
+    size = window(model.tokenizer.latent_shape(*(model.clip[axis] for axis in ("frames", "height", "width")))[0])
+    new = (size - size // 2) * model.tokenizer.time_compression  # frames an extension
+    shapes = Shapes("test", objects=[1], seed=1, **model.clip | {"frames": begun + count * new})
     examples = [shapes[i] for i in range(options.clips)]
-    start, texts = model.encode(torch.stack([e.clip for e in examples])), [e.text for e in examples]
+    real, texts = torch.stack([e.clip for e in examples]), [e.text for e in examples]
+    looks = options.lpips and LPIPS(options.lpips, "alex")
+    report("real clips", real, begun, new, looks)
+    start, sampling = model.encode(real[:, :, :begun]), {"steps": options.steps, "revisions": options.revisions}
     for anew in (False, True):
-        sampling = {"steps": options.steps, "revisions": options.revisions}
-        tokens = extended(model, start, texts, options.extensions, anew, **sampling)
-        video = model.decode(tokens)  # b 3 t h w
-        begun = model.clip["frames"]
-        new = (video.shape[2] - begun) // options.extensions
-        parts = [video[:, :, :begun], *video[:, :, begun:].split(new, dim=2)]
-        brightness = torch.stack([part.mean((1, 2, 3, 4)) for part in parts], dim=1)
-        contrast = torch.stack([part.std((1, 3, 4)).mean(1) for part in parts], dim=1)
-        print("encoded anew" if anew else "integers")
-        for name, values in (("brightness", brightness), ("contrast", contrast)):
-            rise, error = slope(values)
-            told = " ".join(f"{value:.3f}" for value in values.mean(0).tolist())
-            print(f"  {name:10} {told}   slope {rise:+.5f} +- {error:.5f} an extension")
+        tokens = extended(model, start, texts, count, anew, **sampling)
+        report("encoded anew" if anew else "integers", model.decode(tokens), begun, new, looks)
+
+
+@torch.no_grad()
+def report(name: str, video: Tensor, begun: int, new: int, looks: LPIPS | None) -> None:
+    """Prints what becomes of videos (b, 3, t, h, w): ``begun`` frames that were given, and ``new`` an extension."""
+    parts = [video[:, :, :begun], *video[:, :, begun:].split(new, dim=2)]
+    values = {
+        "brightness": torch.stack([part.mean((1, 2, 3, 4)) for part in parts], dim=1),
+        "contrast": torch.stack([part.std((1, 3, 4)).mean(1) for part in parts], dim=1),
+    }
+    if looks:
+        last = video[:, :, begun - 1 : begun]
+        values["LPIPS"] = torch.stack([looks(part, last.expand_as(part)) for part in parts], dim=1)
+    print(name)
+    for measure, rows in values.items():
+        rise, error = slope(rows)
+        told = " ".join(f"{value:.3f}" for value in rows.mean(0).tolist())
+        print(f"  {measure:10} {told}   slope {rise:+.5f} +- {error:.5f} an extension", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""The programs behind the tables of docs/tasks.md run to their end, and say what they measure."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from generator.jobs import FORGET
+from vq import pretrained
+
+SIZE = {"frames": 9, "height": 32, "width": 32, "fps": 8.0}
+
+
+@pytest.fixture
+def program(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def saved(tokenizer, generator, tmp_path) -> str:
+    return str(pretrained.save(tmp_path / "model", SIZE, tokenizer=tokenizer, generator=generator))
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table by its first column."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0].strip(): [cell.strip(" |") for cell in cells[1:]] for cells in lines}
+
+
+@pytest.mark.filterwarnings("ignore:this model was trained for")
+def test_every_task_has_its_row_and_its_picture(program, saved, tmp_path, capsys):
+    program("tasks").main(["--model", saved, "--clips", "2", "--sheets", str(tmp_path)])
+    table = rows(capsys.readouterr().out)
+    made = [
+        "image2video",
+        "extend",
+        "extend-back",
+        "interpolate",
+        "inpaint",
+        "outpaint",
+        "edit",
+        "story",
+        "connect",
+        "loop",
+    ]
+    assert set(made) <= set(table) and all(table[name][0] == "2" for name in made)
+    for name in ("image2video", "extend"):
+        assert table[name][5] == "0.000"  # what is given comes out as its reconstruction, bit for bit
+    assert re.match(r"\d+% \(\d+ to \d+\)", table["reconstructions"][4])
+    assert {f"{name}.png" for name in [*made, "tasks"]} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_integers_and_pixels_drift_beside_the_real_clips(program, saved, lpips_weights, capsys):
+    flags = ["--clips", "2", "--extensions", "2", "--steps", "2", "--revisions", "0", "--lpips", lpips_weights]
+    program("drift").main(["--model", saved, *flags])
+    said = capsys.readouterr().out
+    for arm in ("real clips", "integers", "encoded anew"):
+        part = said.partition(f"{arm}\n")[2].splitlines()[:3]
+        assert [line.split()[0] for line in part] == ["brightness", "contrast", "LPIPS"]
+        assert all(len(re.findall(r" -?\d\.\d{3}(?= )", line)) == 3 for line in part)  # the clip and two extensions
+
+
+def test_edits_of_every_strength(program, saved, capsys):
+    program("edits").main(["--model", saved, "--clips", "2", "--strengths", "0.5", "1"])
+    said = capsys.readouterr().out.splitlines()
+    arms = [f"{forget} {strength}" for strength in ("0.5", "1") for forget in FORGET]
+    assert [re.split(r"\s+new colour", line)[0] for line in said] == ["reconstruction", *arms]
