@@ -24,6 +24,7 @@ from data.shapes import (
     caption,
     draw_scene,
     held_out,
+    in_plain_words,
     offset,
     render,
     stated,
@@ -162,3 +163,16 @@ def test_attributes_are_plain_json():
 def test_wrong_arguments_are_refused_in_words(wrong):
     with pytest.raises(ValueError, match=r"got .*expected"):
         Shapes(**wrong)
+
+
+def test_other_words_for_the_same_scenes():
+    plain, many = (Shapes(objects=[1, 2], height=16, width=16, synonyms=synonyms) for synonyms in (False, True))
+    pairs = [(plain[i], many[i]) for i in range(200)]
+    assert all(torch.equal(a.clip, b.clip) and a.attributes == b.attributes for a, b in pairs[:8])
+    assert 0.4 < sum(a.text != b.text for a, b in pairs) / 200 < 1
+    words = {word for _, example in pairs for word in example.text.split()}
+    assert {"upwards", "ball", "violet", "rotates", "big"} <= words and {"up", "circle", "purple", "spins"} <= words
+    for a, b in pairs:
+        assert in_plain_words(b.text) == a.text or "still" in a.text  # which is said in three ways from the first
+        assert stated(b.text, a.attributes) == stated(a.text, a.attributes)
+    assert many[7].text == Shapes(objects=[1, 2], height=16, width=16, synonyms=True)[7].text
