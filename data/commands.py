@@ -38,9 +38,14 @@ def run(main: Callable[[], Any]) -> Any:
 
 
 def find_device(name: str) -> str:
-    """A device by its name, if it works; "auto" is a GPU where there is one. ``ValueError`` for others."""
+    """A device by its name, if it works; "auto" is a GPU where there is one, under torchrun one of each process.
+
+    ``ValueError`` for others.
+    """
+    if name == "auto" and not torch.cuda.is_available():
+        return "cpu"
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

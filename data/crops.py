@@ -50,7 +50,7 @@ class Crops(Dataset):
         example, rng = self.whole[index], np.random.default_rng((self.seed, index))
         windows = [self._window(example.clip, rng) for _ in range(self.tries)]
         busiest = max(windows, key=lambda window: window.var().item())
-        return replace(example, clip=busiest.clone(), attributes=None, actions=None)
+        return replace(example, clip=busiest.clone(), attributes=None, actions=None, tail=0)
 
     def _window(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         sizes = (self.frames, self.height, self.width)

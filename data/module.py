@@ -25,7 +25,8 @@ class Batch:
     Out of a token cache come ``tokens`` int64 (b, t', h', w') instead, and ``video`` is None; ``latents``
     (b, d, t', h', w') where it holds them; and of encoded texts ``words`` (b, l, d), of which the first
     ``word_counts`` (b,) count. Of games there are ``actions`` int64 (b, t), those that led to each frame. ``skipped``
-    holds a line for each broken file that was passed over on the way.
+    holds a line for each broken file that was passed over on the way. ``tails`` int64 (b,) are the frames at the end
+    that are known, and encoded by themselves (``data.tails``); None: of no clip.
     """
 
     video: Tensor | None
@@ -38,6 +39,7 @@ class Batch:
     words: Tensor | None = None
     word_counts: Tensor | None = None
     actions: Tensor | None = None
+    tails: Tensor | None = None
 
     def to(self, device, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -61,6 +63,7 @@ def collate(examples: list[Example]) -> Batch:
         tokens=_stack([e.tokens for e in examples]),
         latents=_stack([e.latents for e in examples]),
         actions=_stack([e.actions for e in examples]),
+        tails=torch.tensor([e.tail for e in examples]) if any(e.tail for e in examples) else None,
         **_padded([e.words for e in examples]),
     )
 

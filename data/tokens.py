@@ -1,13 +1,15 @@
 """TokenCache: the tokens and captions of a data set, encoded once (``python -m vq.encode``), read from memory maps.
 
 A cache is a folder: ``cache.json`` says whose tokens these are, and each shard of clips of one shape is
-``00000.npy``, tokens (clips, t', h', w') in the narrowest integers that hold them, beside ``00000.jsonl``, a caption a
-line. On request there are ``00000.latents.npy`` (clips, d, t', h', w') and, of encoded captions one after the other,
+``00000.npy``, tokens (clips, t', h', w') in the narrowest integers that hold them, beside ``00000.jsonl``, a line a
+clip: caption, frames a second, words, and frames at its end that were encoded by themselves (``data.tails``). On
+request there are ``00000.latents.npy`` (clips, d, t', h', w') and, of encoded captions one after the other,
 ``00000.words.npy`` (words, d), both in half precision; of games ``00000.actions.npy`` (clips, t), an action a frame.
 The captions come last and at once, so a shard that has them is whole, and an interrupted run goes on behind it.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +28,8 @@ class CacheInfo:
 
     ``tokenizer`` is what ``vq.pretrained.code_of`` says of it: tokens of another one mean something else. A
     ``codebook_size`` of 0 means latents without tokens. ``text`` is the configuration of the encoder of the captions,
-    where they are encoded; ``actions`` are the names of a game's; ``data`` tells data sets apart, by some of the clips.
+    where they are encoded; ``actions`` are the names of a game's; ``tails`` says how the ends were drawn that were
+    encoded by themselves; ``data`` tells data sets apart, by some of the clips.
     """
 
     tokenizer: str
@@ -39,14 +42,15 @@ class CacheInfo:
     latents: bool = False
     text: dict | None = None
     actions: list[str] | None = None
+    tails: dict | None = None
     data: str | None = None
 
 
 class TokenCache(torch.utils.data.Dataset):
     """Examples with ``tokens`` int64 (t', h', w') in place of a clip; an index beyond the length begins again.
 
-    Caches that hold more give ``latents`` float32 (d, t', h', w'), ``words`` float32 (l, d) and ``actions`` int64 (t,)
-    besides.
+    Caches that hold more give ``latents`` float32 (d, t', h', w'), ``words`` float32 (l, d), ``actions`` int64 (t,)
+    and ``tail`` besides.
 
     Args:
         folder: what ``python -m vq.encode`` has written. ``VideoError`` for one that is not a whole cache.
@@ -64,8 +68,9 @@ class TokenCache(torch.utils.data.Dataset):
             lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
             self.places += [(len(self.shards), row) for row in range(len(lines))]
             self.shards.append({part: np.load(captions.with_suffix(end), mmap_mode="r") for part, end in self._parts()})
-            self.captions += [(text, fps) for text, fps, *_ in lines]
-            self.lengths.append(np.cumsum([0, *(line[2] if self.info.text else 0 for line in lines)]))
+            lines = [(*line, 0, 0)[:4] for line in lines]  # older caches leave out what they have not got
+            self.captions += [(text, fps, tail) for text, fps, _, tail in lines]
+            self.lengths.append(np.cumsum([0, *(words for _, _, words, _ in lines)]))
         self.sizes = sorted({_grid(shard) for shard in self.shards})
         if len(self) != self.info.clips:
             raise VideoError(
@@ -87,13 +92,13 @@ class TokenCache(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Example:
         shard, row = self.places[index % len(self)]
-        text, fps = self.captions[index % len(self)]
+        text, fps, tail = self.captions[index % len(self)]
         begin, end = self.lengths[shard][row : row + 2]
         rows = {"tokens": row, "latents": row, "words": slice(begin, end), "actions": row}
         types = {"tokens": np.int64, "latents": np.float32, "words": np.float32, "actions": np.int64}
         parts = self.shards[shard].items()
         arrays = {part: torch.from_numpy(array[rows[part]].astype(types[part])) for part, array in parts}
-        return Example(clip=None, text=text, fps=fps, **arrays)
+        return Example(clip=None, text=text, fps=fps, tail=tail, **arrays)
 
 
 def _grid(shard: dict[str, np.ndarray]) -> tuple[int, ...]:
@@ -119,8 +124,9 @@ def begin(folder: Path, info: CacheInfo) -> None:
         raise VideoError(
             f"{folder}: holds a token cache of another {', '.join(other)}: delete it or give another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / HEADER).write_text(json.dumps(asdict(info)))
+    if there is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / HEADER, json.dumps(asdict(info)))
 
 
 def has_shard(folder: Path, number: int) -> bool:
@@ -130,7 +136,7 @@ def has_shard(folder: Path, number: int) -> bool:
 def write_shard(
     folder: Path,
     number: int,
-    captions: list[tuple[str, float]],
+    captions: list[tuple[str, float, int]],
     tokens: torch.Tensor | None = None,
     latents: torch.Tensor | None = None,
     words: list[torch.Tensor] | None = None,
@@ -139,10 +145,10 @@ def write_shard(
     """Writes a shard whole or not at all.
 
     Args:
-        captions: caption and fps of each clip.
+        captions: caption, fps and tail of each clip.
         tokens: (clips, t', h', w'). latents: (clips, d, t', h', w'). words: (l, d) for each clip. actions: (clips, t).
     """
-    name, lines = str(folder / f"{number:05d}"), captions
+    name, counts = str(folder / f"{number:05d}"), [0] * len(captions)
     if tokens is not None:
         codebook_size = read_info(folder).codebook_size
         np.save(name + ENDS["tokens"], tokens.numpy().astype(np.min_scalar_type(codebook_size - 1)))
@@ -152,7 +158,13 @@ def write_shard(
         np.save(name + ENDS["actions"], actions.numpy().astype(np.uint8))
     if words is not None:
         np.save(name + ENDS["words"], torch.cat(words).half().numpy())
-        lines = [(*caption, len(row)) for caption, row in zip(captions, words, strict=True)]
-    file = Path(name + ".jsonl")
-    file.with_suffix(".tmp").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    file.with_suffix(".tmp").rename(file)
+        counts = [len(row) for row in words]
+    lines = [(text, fps, count, tail) for (text, fps, tail), count in zip(captions, counts, strict=True)]
+    _write(Path(name + ".jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all, though other processes write and read it, too."""
+    part = file.with_suffix(f".{os.getpid()}.tmp")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

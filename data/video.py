@@ -49,6 +49,7 @@ class Example:
     latents: torch.Tensor | None = None  # float (d, t', h', w'), likewise
     words: torch.Tensor | None = None  # float (l, d), the encoded text, likewise
     actions: torch.Tensor | None = None  # int64 (t,), of a game: what led to each frame
+    tail: int = 0  # frames at the end that are known, and encoded by themselves; see data.tails
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from generator.backbone import TextMemory, VideoTransformer
 from generator.diffusion import logit_normal
 from generator.frozen import FrozenTokenizer, LatentTraining
 from generator.masked_latents import MaskedLatentsGenerator, masked_latents_loss
-from generator.puzzles import draw_clean, draw_puzzle, random_masks
+from generator.puzzles import draw_clean, draw_puzzle, random_masks, with_tails
 from generator.text import TextEncoder
 from generator.uniform import UniformGenerator, add_noise, uniform_loss
 from vq.training import optimizer
@@ -52,7 +52,8 @@ class UniformTraining(FrozenTokenizer):
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # levels spread evenly over the batch (shifted by one draw) have less variance than independent ones
         level = self.schedule((torch.rand((), generator=rng) + torch.arange(b) / b) % 1)
-        known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture)
+        tails = self._tails(batch, grid[0])
+        known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture, tails)
         loss, logs = self._loss(
             tokens, known, level, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
         )
@@ -63,7 +64,7 @@ class UniformTraining(FrozenTokenizer):
         rng = torch.Generator().manual_seed(batch_idx)
         tokens = self._tokens(batch)
         level = self.schedule(torch.arange(len(tokens)) / len(tokens))
-        known = torch.zeros(tokens.shape, dtype=torch.bool)
+        known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, tokens.shape[1]))
         loss, logs = self._loss(tokens, known, level, rng, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, len(tokens))
 
@@ -120,7 +121,8 @@ class MaskedLatentsTraining(LatentTraining):
         latents, frames = self._piece(self._latents(batch), rng, axis=2)
         cells = torch.zeros(len(latents), *latents.shape[2:], dtype=torch.long)
         drop = torch.rand(len(latents), generator=rng) < self.text_dropout
-        where = draw_puzzle(cells, self.generator.mask_id, rng, self.schedule, self.mixture).asked
+        tails = self._tails(batch, cells.shape[1])
+        where = draw_puzzle(cells, self.generator.mask_id, rng, self.schedule, self.mixture, tails=tails).asked
         time = logit_normal(torch.rand(self.times, int(where.sum()), generator=rng))
         loss, logs = self._loss(
             latents, where, time, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
@@ -132,7 +134,9 @@ class MaskedLatentsTraining(LatentTraining):
         rng = torch.Generator().manual_seed(batch_idx)
         latents = self._latents(batch)
         b = len(latents)
-        where = random_masks((b, *latents.shape[2:]), self.schedule(torch.arange(b) / b), rng)
+        known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
+        known = with_tails(known, self._tails(batch, latents.shape[2]))
+        where = random_masks(known.shape, self.schedule(torch.arange(b) / b), rng, known)
         time = self.TIMES[:, None].expand(-1, int(where.sum()))
         loss, logs = self._loss(latents, where, time, rng, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, b)

@@ -110,7 +110,14 @@ class FrozenTokenizer(L.LightningModule):
                 )
 
     def _tokens(self, batch: Batch) -> Tensor:
-        return self.tokenizer.encode(batch.video) if batch.tokens is None else batch.tokens
+        return self.tokenizer.quantize(batch.video, batch.tails).tokens if batch.tokens is None else batch.tokens
+
+    def _tails(self, batch: Batch, length: int) -> Tensor | None:
+        """Which of the last ``length`` latent frames of clips are known ends, bool (b, length) on the CPU."""
+        if batch.tails is None:
+            return None
+        known = torch.tensor([self.tokenizer.tail_length(frames) for frames in batch.tails.tolist()])
+        return torch.arange(length) >= length - known[:, None]
 
     def _told(self, batch: Batch, drop: Tensor | None = None, frames: slice = slice(None)) -> TextMemory:
         """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them, and the
@@ -138,8 +145,9 @@ class FrozenTokenizer(L.LightningModule):
         return self.schedule((torch.arange(1000) + 0.5) / 1000).mean().item()
 
     def _report(self, stage: str, loss: Tensor, logs: dict[str, Tensor], clips: int | None = None) -> Tensor:
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=clips)
-        self.log_dict({f"{stage}/{name}": value for name, value in logs.items()}, batch_size=clips)
+        options = {"batch_size": clips, "sync_dist": stage == "val"}  # of several processes each has the same clips
+        self.log(f"{stage}/loss", loss, prog_bar=True, **options)
+        self.log_dict({f"{stage}/{name}": value for name, value in logs.items()}, **options)
         return loss
 
     def _rng(self, batch_idx: int) -> torch.Generator:
@@ -186,5 +194,5 @@ class LatentTraining(FrozenTokenizer):
         if batch.latents is not None:
             return batch.latents
         if batch.tokens is None:
-            return self.tokenizer.latents(batch.video)
+            return self.tokenizer.quantize(batch.video, batch.tails).latents
         return self.tokenizer.quantizer.lookup(batch.tokens)

@@ -230,9 +230,7 @@ class VideoGenerator:
 
         They stand for all frames but the first, which is the one before the piece; of a still, for ft copies of it.
         """
-        if video.shape[2] == 1:
-            video = video.expand(-1, -1, 1 + self.tokenizer.time_compression, -1, -1)
-        return self.encode(video)[:, 1:]
+        return self.encode(self.tokenizer.alone(video))[:, 1:]
 
     def decode(self, tokens: Tensor, ring: bool = False) -> Tensor:
         """Tokens (b, t', h', w') -> video (b, 3, t, h, w) in [-1, 1], on the CPU.

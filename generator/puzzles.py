@@ -36,6 +36,7 @@ def draw_puzzle(
     frame_ratios: float = 0.0,
     corruption: float = 0.0,
     weight: Weight | None = None,
+    tails: Tensor | None = None,
 ) -> Puzzle:
     """A puzzle of clips, tokens (b, t, h, w) on any device; it is drawn on the CPU, the same for all of them.
 
@@ -45,11 +46,13 @@ def draw_puzzle(
         frame_ratios: how often each frame has a mask ratio of its own (MaskFlow, 2502.11234).
         corruption: see ``corrupt``.
         weight: of the hidden tokens, by the mask ratio; None: all alike.
+        tails: bool (b, t) on the CPU, latent frames at the end that are known besides; see ``data.tails``.
     """
     b, t = tokens.shape[:2]
     # ratios spread evenly over the batch (shifted by one draw) have less variance than independent ones
     u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
     known = draw_known(mixture, b, tuple(tokens.shape[1:]), rng) if mixture else torch.zeros(tokens.shape).bool()
+    known = with_tails(known, tails)
     if frame_ratios and torch.rand((), generator=rng) < frame_ratios:
         u = torch.rand(b, t, generator=rng)
     hidden = random_masks(tokens.shape, schedule(u), rng, known)
@@ -68,18 +71,33 @@ def draw_clean(
     schedule: Schedule,
     known_share: float,
     mixture: Mapping[str, float] | None = None,
+    tails: Tensor | None = None,
 ) -> Tensor:
     """What of b noisy clips is known and stays clean, bool (b, t, h, w) on the CPU; masks show as much by themselves.
 
     Args:
         known_share: of the clips, of which random cells are known, as many as ``schedule`` does not mask.
         mixture: of conditionings, in place of both.
+        tails: see ``draw_puzzle``.
     """
     if mixture:
-        return draw_known(mixture, b, grid, rng)
+        return with_tails(draw_known(mixture, b, grid, rng), tails)
     ratios = schedule(torch.rand(b, generator=rng))
     ratios = torch.where(torch.rand(b, generator=rng) < known_share, ratios, 1.0)
-    return ~random_masks((b, *grid), ratios, rng)
+    return with_tails(~random_masks((b, *grid), ratios, rng), tails)
+
+
+def with_tails(known: Tensor, tails: Tensor | None) -> Tensor:
+    """What is known, cells (b, t, h, w), and the known ends of clips, latent frames (b, t), besides.
+
+    The latent frame before a tail is never known: its token has seen the past, and the tail's have not. A piece that is
+    nothing but a tail has none.
+    """
+    if tails is None:
+        return known
+    tails = tails & ~tails.all(1, keepdim=True)
+    and_before = torch.cat([tails[:, 1:], tails[:, -1:]], dim=1)
+    return known & ~and_before[:, :, None, None] | tails[:, :, None, None]
 
 
 def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator, known: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
 from generator.frozen import FrozenTokenizer, LatentTraining
 from generator.masked import MaskedGenerator, masked_loss
-from generator.puzzles import draw_clean, draw_puzzle, random_masks
+from generator.puzzles import draw_clean, draw_puzzle, random_masks, with_tails
 from generator.text import TextEncoder
 from generator.upscaling import Drafts
 from generator.weights import Weight
@@ -93,7 +93,8 @@ class GeneratorTraining(FrozenTokenizer):
         grids, frames = self._piece(grids, rng, axis=2)
         tokens, draft = grids[0], draft if draft is None else grids[1]
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
-        puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, **self.puzzles)
+        tails = self._tails(batch, tokens.shape[1])
+        puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, tails=tails, **self.puzzles)
         told, untold = self._told(batch, drop, frames), None
         if most := self.generator.backbone.most_guidance:
             share = 1 / most + (1 - 1 / most) * torch.rand(len(tokens), generator=rng)  # one over the scale
@@ -120,7 +121,8 @@ class GeneratorTraining(FrozenTokenizer):
         rng = torch.Generator().manual_seed(batch_idx)
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
-        mask = random_masks(tokens.shape, self.schedule(u), rng).to(tokens.device)
+        known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, tokens.shape[1]))
+        mask = random_masks(tokens.shape, self.schedule(u), rng, known).to(tokens.device)
         draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
         loss, logs = masked_loss(self.generator, tokens, mask, self._told(batch), fps=batch.fps, draft=draft)
         self._report("val", loss, logs, len(tokens))
@@ -183,7 +185,8 @@ class DiffusionTraining(LatentTraining):
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # times spread evenly over the batch (shifted by one draw) have less variance than independent ones
         u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
-        known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture)
+        tails = self._tails(batch, grid[0])
+        known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture, tails)
         noise = torch.randn(latents.shape, generator=rng)
         time = logit_normal(u, self.generator.shift)
         drawn = (x.to(self.device) for x in (known, time, noise))
@@ -197,6 +200,7 @@ class DiffusionTraining(LatentTraining):
         latents = self._latents(batch)
         b = len(latents)
         known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
+        known = with_tails(known, self._tails(batch, latents.shape[2]))
         time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
         drawn = (x.to(self.device) for x in (known, time, noise))
         loss, logs = flow_loss(self.generator, latents, *drawn, self._told(batch), fps=batch.fps)

@@ -2,9 +2,11 @@
 
 A generator that trains on them (``data.tokens.TokenCache``) renders, decodes and encodes nothing. What varies from
 epoch to epoch, such as random crops, is drawn once a clip; ask for more clips than there are, and each is drawn again.
+``torchrun --nproc-per-node N -m vq.encode ...`` shares the work out among N processes, each on a GPU of its own.
 """
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from vq.hardware import check_convolutions
 SHARD = 1024  # clips
 
 
-def main(args: list[str] | None = None) -> TokenCache:
+def main(args: list[str] | None = None) -> TokenCache | None:
     parser = Parser(prog="python -m vq.encode", description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", required=True, help="exported folder, training checkpoint or hub id")
     parser.add_class_arguments(VideoData, "data")  # --data configs/data/demo.yaml, --data.batch_size 64, ...
@@ -49,6 +51,7 @@ def main(args: list[str] | None = None) -> TokenCache:
         given.latents,
         built.text,
         find_device(given.device),
+        *((int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if "RANK" in os.environ else (0, 1)),
     )
 
 
@@ -61,15 +64,20 @@ def encode(
     latents: bool = False,
     text: nn.Module | None = None,
     device: str = "cpu",
-) -> TokenCache:
+    rank: int = 0,
+    world: int = 1,
+) -> TokenCache | None:
     """Writes the tokens of the first ``clips`` clips of a data set and returns them as a data set.
 
     With ``latents`` also what the decoder is given, always of a continuous tokenizer, which has no tokens; with a
     frozen ``text`` encoder also what it makes of the captions. Interrupted and called again, it goes on behind the last
-    whole shard. Raises ``ValueError`` for a folder that holds another cache, for clips that do not fit the tokenizer,
-    and for a text encoder that is trained along with the generator.
+    whole shard. Process ``rank`` of ``world`` writes every ``world``-th shard, and returns None while the others are
+    still at theirs. Raises ``ValueError`` for a folder that holds another cache, for clips that do not fit the
+    tokenizer, and for a text encoder that is trained along with the generator.
     """
     check_convolutions(torch.device(device))
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # whatever else asks for memory asks there
     model = pretrained.load(tokenizer, "tokenizer").to(device)
     latents = latents or not model.codebook_size
     if text is not None:
@@ -89,20 +97,24 @@ def encode(
         "latents": latents,
         "text": None if text is None else text.config,
         "actions": games and list(games),
+        "tails": getattr(dataset, "tails", None),
         "data": looks_of(dataset, clips),
     }
     begin(out, CacheInfo(pretrained.code_of(model), model.codebook_size, clips, **size, **about))
 
-    left = [(number, shard) for number, shard in enumerate(shards(dataset, clips)) if not has_shard(out, number)]
+    every = list(enumerate(shards(dataset, clips)))
+    own = every[rank::world]
+    left = [(number, shard) for number, shard in own if not has_shard(out, number)]
     batches = [shard[i : i + data.batch_size] for _, shard in left for i in range(0, len(shard), data.batch_size)]
     loader = iter(data.loader(dataset, batches))
     skipped: dict[str, None] = {}
-    with tqdm(total=clips, initial=clips - sum(len(shard) for _, shard in left), unit="clip", desc="encoding") as bar:
+    total, ahead = (sum(len(shard) for _, shard in some) for some in (own, left))
+    with tqdm(total=total, initial=total - ahead, unit="clip", desc="encoding", disable=rank > 0) as bar:
         for number, shard in left:
             tokens, vectors, words, actions, captions = [], [], [], [], []
             while len(captions) < len(shard):
                 batch = next(loader)
-                quantized = model.quantize(batch.video.to(device))
+                quantized = model.quantize(batch.video.to(device), batch.tails)
                 if quantized.tokens is not None:
                     tokens.append(quantized.tokens.cpu())
                 if latents:
@@ -112,7 +124,8 @@ def encode(
                     words += [row[mask].cpu() for row, mask in zip(encoded.tokens, encoded.mask, strict=True)]
                 if games:
                     actions.append(batch.actions)
-                captions += zip(batch.text, batch.fps.tolist(), strict=True)
+                tails = [0] * len(batch.text) if batch.tails is None else batch.tails.tolist()
+                captions += zip(batch.text, batch.fps.tolist(), tails, strict=True)
                 skipped |= dict.fromkeys(batch.skipped)
                 bar.update(len(batch.text))
             parts = {"tokens": tokens, "latents": vectors, "actions": actions}
@@ -120,7 +133,8 @@ def encode(
             write_shard(out, number, captions, **whole, words=words or None)
     if skipped:
         print(f"{len(skipped)} files were skipped:\n  " + "\n  ".join(skipped), file=sys.stderr)
-    return TokenCache(str(out))
+    others_at_work = world > 1 and not all(has_shard(out, number) for number, _ in every)
+    return None if others_at_work else TokenCache(str(out))
 
 
 def looks_of(dataset, clips: int) -> str:

@@ -101,11 +101,34 @@ class Tokenizer(Configurable, nn.Module):
         return self.quantize(video).latents
 
     @torch.no_grad()
-    def quantize(self, video: Tensor) -> Quantized:
-        """What ``encode`` finds, with the latents (b, d, t', h', w') that the decoder is given; see ``encode``."""
+    def quantize(self, video: Tensor, tails: Tensor | None = None) -> Quantized:
+        """What ``encode`` finds, with the latents (b, d, t', h', w') that the decoder is given; see ``encode``.
+
+        Where ``tails``, int64 (b,), is not 0, the last so many frames of a clip are encoded by themselves, as a piece:
+        see ``data.tails`` and ``alone``.
+        """
         check_pixels(video)
         self.latent_shape(*video.shape[2:])
-        return self.quantizer(self.encoder(video))
+        whole = self.quantizer(self.encoder(video))
+        for frames in set([] if tails is None else tails.tolist()) - {0}:
+            self.latent_shape(frames, *video.shape[3:])
+            rows, length = (tails == frames).to(video.device), self.tail_length(frames)
+            piece = self.quantizer(self.encoder(self.alone(video[rows, :, -frames:])))
+            whole.latents[rows, :, -length:] = piece.latents[:, :, 1:]
+            if whole.tokens is not None:
+                whole.tokens[rows, -length:] = piece.tokens[:, 1:]
+        return whole
+
+    def alone(self, video: Tensor) -> Tensor:
+        """What to encode for a piece that does not begin a video, and whose first latent frame is then left out.
+
+        Of 1 + k * ft frames the first is the one before the piece; of a still there are ft copies.
+        """
+        return video if video.shape[2] > 1 else video.expand(-1, -1, 1 + self.time_compression, -1, -1)
+
+    def tail_length(self, frames: int) -> int:
+        """Latent frames of a known end of 1 + k * ft frames: k, of a still one, and none of no frames."""
+        return max(min(frames, 1), (frames - 1) // self.time_compression)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

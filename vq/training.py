@@ -111,9 +111,9 @@ class TokenizerTraining(L.LightningModule):
         if self._perceptual:
             logs["lpips"] = self._lpips(reconstruction, batch.video)
         size = len(batch.video)
-        self.log("val/loss", loss, batch_size=size)
-        self.log("val/psnr", logs.pop("psnr"), batch_size=size, prog_bar=True)
-        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=size)
+        self.log("val/loss", loss, batch_size=size, sync_dist=True)
+        self.log("val/psnr", logs.pop("psnr"), batch_size=size, prog_bar=True, sync_dist=True)
+        self.log_dict({f"val/{k}": v for k, v in logs.items()}, batch_size=size, sync_dist=True)
 
     def _loss(self, video: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The reconstruction, what it costs by pixels, and the numbers to log."""

@@ -5,7 +5,7 @@ import torch
 
 from generator.conditioning import CONDITIONINGS
 from generator.masked import masked_loss
-from generator.puzzles import corrupt, draw_puzzle, random_masks, token_weights
+from generator.puzzles import corrupt, draw_clean, draw_puzzle, random_masks, token_weights
 from generator.schedules import Arccos, Cosine, Linear
 from generator.weights import ELBO, Clamped, slope
 
@@ -133,3 +133,18 @@ def test_gradients_reach_every_parameter_and_the_wrong_answer_matters(generator)
     loss.backward()
     missing = [n for n, p in generator.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not missing
+
+
+def test_known_ends_are_shown_and_never_asked_for():
+    tokens = torch.randint(0, 125, (8, 5, 2, 3), generator=seeded(1))
+    tails = torch.arange(5) >= 5 - torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])[:, None]
+    before = torch.arange(5) == 4 - torch.tensor([-9, 1, 2, 3, 4, -9, 1, 2])[:, None]
+    for mixture in (None, {"prefix": 0.5, "region": 0.5}):
+        for seed in range(8):
+            puzzle = draw_puzzle(tokens, 125, seeded(seed), Cosine(), mixture, tails=tails)
+            assert torch.equal(puzzle.shown[tails], tokens[tails]) and not puzzle.asked[tails].any()
+            assert puzzle.asked.flatten(1).any(1).all()  # something is left to tell
+    clean = draw_clean(8, (5, 2, 3), seeded(0), Cosine(), 1.0, {"frames": 1.0}, tails=tails)
+    assert clean[tails].all() and not clean[before].any() and not clean.flatten(1).all(1).any()
+    nothing_else = draw_puzzle(tokens, 125, seeded(0), Cosine(), tails=torch.ones(8, 5, dtype=torch.bool))
+    assert nothing_else.asked.flatten(1).any(1).all()  # a piece that is but a tail is made as any other

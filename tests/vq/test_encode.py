@@ -84,6 +84,15 @@ def test_an_interrupted_cache_goes_on_behind_its_last_whole_shard(saved, tmp_pat
     assert all(torch.equal(cache[i].tokens, whole[i].tokens) and cache[i].text == whole[i].text for i in range(10))
 
 
+def test_processes_share_the_shards_out(saved, tmp_path):
+    data, out = shapes(), tmp_path / "cache"
+    alone = encode.encode(str(saved), data, tmp_path / "alone", clips=10)
+    assert encode.encode(str(saved), data, out, clips=10, rank=1, world=2) is None
+    assert sorted(file.name for file in out.glob("*.jsonl")) == ["00001.jsonl"]
+    both = encode.encode(str(saved), data, out, clips=10, rank=0, world=2)
+    assert all(torch.equal(both[i].tokens, alone[i].tokens) and both[i].text == alone[i].text for i in range(10))
+
+
 def test_clips_of_one_shape_share_shards_and_batches(saved, tmp_path):
     for i in range(3):
         write_clip(tmp_path / "videos" / f"clip{i}.mp4", torch.rand(3, 12, 16, 24) * 2 - 1, 8)
