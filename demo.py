@@ -6,7 +6,6 @@ takes a quarter of an hour; interrupted and run again, it goes on where it was.
 """
 
 import argparse
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import train
+from data.commands import run
 from data.shapes import Shapes
 from data.writing import write_clip
 from evaluation.detector import score
@@ -112,4 +112,4 @@ def draw(model: VideoGenerator, prompts: list[str], out: Path, picture: str) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -195,8 +195,8 @@ def check(options: argparse.Namespace) -> None:
     for name in ("top_p", "remask"):
         if not 0 <= getattr(options, name) <= 1:
             raise ValueError(f"--{name} is {getattr(options, name)}, expected a share from 0 to 1")
-    if len(options.temperature) > 2 or min(options.temperature) < 0:
-        raise ValueError(f"--temperature is {options.temperature}, expected one or two numbers of at least 0")
+    if len(options.temperature) > 2 or not all(0 <= heat < math.inf for heat in options.temperature):
+        raise ValueError(f"--temperature is {options.temperature}, expected one or two finite numbers of at least 0")
     if options.compile and options.refresh > 1:
         raise ValueError("--compile and --refresh do not go together: leave one of them out")
     if options.out.suffix and options.out.suffix not in FILES:

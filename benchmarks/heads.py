@@ -23,7 +23,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from generator.backbone import TextMemory, VideoTransformer
 from generator.masked import DigitEmbedding, Head
-from generator.samplers import Halton, sample
+from generator.orders import Halton
+from generator.samplers import sample
 from generator.tasks import text2video
 from vq.quantizers import FSQ, to_digits
 
@@ -61,7 +62,7 @@ class Digits(nn.Module):
 def draw(head: nn.Module, cells: Tensor) -> Tensor:
     """A token for every cell, in one step of the sampler."""
     canvas = text2video((1, 1, len(cells)), math.prod(head.digits))
-    return sample(lambda tokens, where: head(cells), canvas, [0], Halton(), steps=1)
+    return sample(lambda tokens, where, progress: head(cells), canvas, [0], Halton(), steps=1)
 
 
 def train(head: nn.Module, cells: Tensor, tokens: Tensor) -> None:

@@ -179,7 +179,8 @@ def part_of(code: str) -> str | None:
 
 def caption(code: str, names: dict[str, str]) -> dict:
     """``text``, and what it is made of: "man golfing with dark skin tone", its ``name`` and ``tone``."""
-    full = names[characters(code)]
+    if (full := names.get(characters(code))) is None:
+        raise ValueError(f"the package emoji has no name for {code}: update it, pip install --upgrade emoji")
     name, tones = TONES.sub("", full), [f"{tone} skin tone" for tone in TONES.findall(full)]
     return {"text": name + " with " * bool(tones) + " and ".join(tones), "name": name, "tone": tones or None}
 

@@ -6,6 +6,7 @@ package comes over HTTPS from the registry that the environment or an ``.npmrc``
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -69,7 +70,8 @@ def by_https(package: Package, folder: Path) -> Path:
             tarball = json.load(answer)["versions"][package.version]["dist"]["tarball"]
         with urllib.request.urlopen(tarball, timeout=60) as answer, path.open("wb") as file:
             shutil.copyfileobj(answer, file)
-    except (OSError, ValueError, KeyError) as error:  # no network or page; no JSON or URL; no such version
+    # no network or page, half a page; no JSON or URL; no such version
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
         raise ValueError(
             f"{package.name}@{package.version} could not be fetched from {url} ({type(error).__name__}: {error}): "
             "check the network, or name your registry in ~/.npmrc, registry=https://..."

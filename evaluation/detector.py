@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 
+from data.commands import run
 from data.shapes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZES, SPEEDS, Shapes, distance
 
 ATTRIBUTES = ("shape", "colour", "size", "background", "motion", "speed")
@@ -330,4 +331,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # the tensors are small: on a busy machine, more threads mostly wait for each other
-    main()
+    run(main)

@@ -8,6 +8,7 @@
 Generators of latents bring them to the tokens that they are nearest to.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -36,6 +37,8 @@ KNOBS = {  # what of the settings a kind of generator goes by, besides steps and
     MaskedLatentsGenerator: ("order", "schedule", "revisions", "solver"),
     DiffusionGenerator: ("solver",),
 }
+RANGES = {"steps": (1, math.inf), "revisions": (0, math.inf), "refresh": (1, math.inf), "top_k": (1, math.inf)}
+RANGES |= {"top_p": (0, 1), "remask": (0, 1)}
 
 
 def knobs(generator: Generator) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class Settings:
         solver: of the flow; None: Euler.
         schedule, top_k, top_p, remask, lean: see ``generator.samplers.sample``.
 
-    ``KNOBS`` says what means something to which kind of generator.
+    ``KNOBS`` says what means something to which kind of generator. ``ValueError`` for numbers out of range.
     """
 
     steps: int = 16
@@ -74,6 +77,15 @@ class Settings:
     top_p: float = 1.0
     remask: float = 0.0
     lean: bool = True
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value}, expected {f'{low} to {high}' if high == 1 else f'{low} or more'}")
+        heats = self.temperature if isinstance(self.temperature, tuple | list) else (self.temperature,)
+        if not 1 <= len(heats) <= 2 or not all(0 <= heat < math.inf for heat in heats):
+            raise ValueError(f"temperature is {self.temperature}, expected one or two finite numbers of at least 0")
 
     def checked(self, generator: Generator) -> "Settings":
         """With an order, a solver and a ``Guidance``. ``ValueError`` for what the generator cannot do, or ignores."""
@@ -96,6 +108,8 @@ class Settings:
                 f"refresh is {self.refresh}, which keeps what was computed at another scale of guidance: this model is "
                 "told the scale, so give it one scale throughout, or refresh 1"
             )
+        if self.refresh > 1 and not self.lean:
+            raise ValueError(f"refresh is {self.refresh}, which computes what is asked for alone: leave lean as it is")
         if guidance.rescale and generator.of_latents:
             raise ValueError("guidance is rescaled on logits, and a generator of latents has none: leave out rescale")
         if self.refresh > 1 and not order.blind:
@@ -120,24 +134,41 @@ class Piece:
         texts: theirs.
         fps: frames a second, (1,).
         actions: of a game, those of the canvas's frames, int64 (b, t); None: nothing is done.
+        as_one_batch: both passes of guidance at once; None: wherever it pays, which is not on a CPU.
     """
 
     canvas: Canvas
     texts: Sequence[str]
     fps: Tensor
     actions: Tensor | None = None
+    as_one_batch: bool | None = None
+
+    @property
+    def at_once(self) -> bool:
+        return self.fps.device.type != "cpu" if self.as_one_batch is None else self.as_one_batch
+
+    @property
+    def silent(self) -> Tensor:
+        """Which samples are told nothing, bool (b,): an empty text is none."""
+        return torch.tensor([not text for text in self.texts])
 
     def read(self, generator: Generator) -> tuple[TextMemory, TextMemory]:
         """What the transformer is told with the texts, and without."""
         read = partial(generator.read, list(self.texts), actions=self.actions, middle=self.canvas.middle)
-        return read(), read(drop=torch.ones(len(self.texts), dtype=torch.bool))
+        return read(drop=self.silent), read(drop=torch.ones_like(self.silent))
+
+    def read_both(self, generator: Generator) -> TextMemory:
+        """The same, one after the other, for 2b samples."""
+        drop, actions = torch.cat([self.silent, torch.ones_like(self.silent)]), self.actions
+        actions = None if actions is None else torch.cat([actions, actions])
+        return generator.read(list(self.texts) * 2, drop=drop, actions=actions, middle=self.canvas.middle)
 
 
 def fill(generator: Generator, code: Code, piece: Piece, seeds: Sequence[int], how: Settings) -> Tensor:
     """Tokens (b, t, h, w) of a piece; ``how`` is checked."""
     canvas = piece.canvas
     if isinstance(generator, MaskedGenerator):
-        rest = (how.temperature, how.revisions, how.top_k, how.top_p, how.remask, how.lean or how.refresh > 1)
+        rest = (how.temperature, how.revisions, how.top_k, how.top_p, how.remask, how.lean)
         predict = predictor(generator, piece, how.guidance, how.refresh)
         return sample(predict, canvas, seeds, how.order, how.steps, how.schedule, *rest)
     if isinstance(generator, UniformGenerator):
@@ -154,49 +185,43 @@ def predictor(
     piece: Piece,
     guidance: Guidance,
     refresh: int = 1,
-    as_one_batch: bool | None = None,
 ) -> Predict:
-    """The function that a sampler is given; the texts are read once.
-
-    ``as_one_batch``: both passes of guidance at once; None: wherever it pays, which is not on a CPU. An upscaler takes
-    an empty text for none, as it has learnt to go by its draft alone.
-    """
-    middle, draft = piece.canvas.middle, piece.canvas.draft
-    if as_one_batch is None:
-        as_one_batch = piece.fps.device.type != "cpu"
-    ask = partial(Pass, generator, middle=middle, refresh=refresh, fps=piece.fps, draft=draft)
-    texts, untold = list(piece.texts), torch.ones(len(piece.texts), dtype=torch.bool)
-    silent = torch.tensor([draft is not None and not text for text in texts])
-    read = partial(generator.read, actions=piece.actions, middle=middle)
+    """The function that a sampler is given; the texts are read once."""
+    draft, silent = piece.canvas.draft, piece.silent
+    ask = partial(Pass, generator, middle=piece.canvas.middle, refresh=refresh, fps=piece.fps, draft=draft)
+    if piece.at_once and guidance.scale != 1 and not generator.backbone.most_guidance:
+        both, twice = piece.read_both(generator), draft if draft is None else torch.cat([draft, draft])
+        return guided(guidance, ask(both[: len(silent)]), together(ask(both, draft=twice)))
+    memory, null = piece.read(generator)
     if generator.backbone.most_guidance:
-        answer, silent = ask(read(texts, drop=silent)), silent.to(piece.fps.device)
+        answer, silent = ask(memory), silent.to(piece.fps.device)
 
         def predict(tokens: Tensor, where: Tensor, progress: float) -> Predictions:
             return answer(tokens, where, torch.where(silent, 1.0, guidance.at(progress)))  # no text, nothing to guide
 
         return predict
-    if guidance.scale == 1:
-        return guided(guidance, ask(read(texts, drop=silent)), None)
-    if as_one_batch:
-        twice = [x if x is None else torch.cat([x, x]) for x in (piece.actions, draft)]
-        both = read(texts * 2, drop=torch.cat([silent, untold]), actions=twice[0])
-        return guided(guidance, ask(both[: len(texts)]), together(ask(both, draft=twice[1])))
-    told = ask(read(texts, drop=silent))
-    return guided(guidance, told, apart(told, ask(read(texts, drop=untold))))
+    told = ask(memory)
+    if guidance.scale == 1 or silent.all():
+        return guided(Guidance(1), told, None)
+    return guided(guidance, told, apart(told, ask(null)))
 
 
 def denoiser(generator: UniformGenerator, piece: Piece, guidance: Guidance) -> Denoiser:
     """The function that ``denoise`` is given; the texts are read once."""
     (memory, null), canvas = piece.read(generator), piece.canvas
+    both = piece.read_both(generator) if piece.at_once else None
 
     def predict(tokens: Tensor, level: float, progress: float) -> Predictions:
-        levels = torch.full((len(tokens),), level, device=tokens.device)
-
         def network(text: TextMemory) -> Network:
-            return lambda tokens, where: generator(tokens, ~where, levels, text, canvas.middle, piece.fps)
+            def logits(tokens: Tensor, where: Tensor) -> Predictions:
+                levels = torch.full((len(tokens),), level, device=tokens.device)
+                return generator(tokens, ~where, levels, text, canvas.middle, piece.fps)
+
+            return logits
 
         told = network(memory)
-        return guided(guidance, told, apart(told, network(null)))(tokens, ~canvas.known, progress)
+        pairs = together(network(both)) if both else apart(told, network(null))
+        return guided(guidance, told, pairs)(tokens, ~canvas.known, progress)
 
     return predict
 
@@ -210,11 +235,18 @@ def flow(generator: DiffusionGenerator, piece: Piece, clean: Tensor, seeds: Sequ
 def velocity(generator: DiffusionGenerator, piece: Piece, guidance: Guidance) -> Velocity:
     """The function that a solver is given; the texts are read once."""
     (memory, null), canvas = piece.read(generator), piece.canvas
+    both, twice = piece.read_both(generator) if piece.at_once else None, canvas.repeat(2)
 
-    def told(text: TextMemory, x: Tensor, time: float) -> Tensor:
-        return generator(x, canvas.known, x.new_full((len(x),), time), text, canvas.middle, piece.fps)
+    def told(text: TextMemory, known: Tensor, x: Tensor, time: float) -> Tensor:
+        return generator(x, known, x.new_full((len(x),), time), text, canvas.middle, piece.fps)
 
-    return lambda x, time: guided_velocity(partial(told, memory), partial(told, null), guidance.at(1 - time))(x, time)
+    def at(x: Tensor, time: float) -> Tensor:
+        scale = guidance.at(1 - time)
+        if both and scale != 1:
+            return guide(*told(both, twice.known, torch.cat([x, x]), time).chunk(2), scale)
+        return guided_velocity(partial(told, memory, canvas.known), partial(told, null, canvas.known), scale)(x, time)
+
+    return at
 
 
 def guided_velocity(told: Velocity, untold: Velocity, scale: float) -> Velocity:
@@ -233,16 +265,23 @@ def masked_latents(
     numbers = Numbers(generator.channels, clean.device)
     canvas = replace(piece.canvas, tokens=numbers.nearest(clean))
     memory, null = piece.read(generator)
+    both = piece.read_both(generator) if piece.at_once else None
 
     def predict(tokens: Tensor, where: Tensor, progress: float) -> Velocity:
         known = tokens != canvas.mask_id
         latents, scale = numbers.lookup(tokens.masked_fill(~known, 0)), how.guidance.at(progress)
 
-        def told(text: TextMemory) -> Velocity:
-            condition = generator(latents, known, where, text, canvas.middle, piece.fps)
+        def condition(text: TextMemory, times: int = 1) -> Tensor:
+            grids = (torch.cat([grid] * times) for grid in (latents, known, where))
+            return generator(*grids, text, canvas.middle, piece.fps)
+
+        def told(condition: Tensor) -> Velocity:
             return lambda x, time: generator.head(x, x.new_full((len(x),), time), condition)
 
-        return told(memory) if scale == 1 else guided_velocity(told(memory), told(null), scale)
+        if scale == 1:
+            return told(condition(memory))
+        halves = condition(both, 2).chunk(2) if both else (condition(memory), condition(null))
+        return guided_velocity(*map(told, halves), scale)
 
     draw = drawing(numbers, how.solver)
     filled = sample(predict, canvas, seeds, how.order, how.steps, how.schedule, revisions=how.revisions, draw=draw)

@@ -36,6 +36,8 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.scale) or not 0 <= self.power < math.inf:
+            raise ValueError(f"guidance of scale {self.scale} and power {self.power}: expected finite numbers")
         if not 0 <= self.start <= self.stop <= 1:
             raise ValueError(
                 f"guidance from {self.start:g} to {self.stop:g}: expected shares of the steps, 0 <= start <= stop <= 1"

@@ -122,6 +122,8 @@ def plan(
         story=tuple(prompts) if task == "story" else (),
         window=None if window is None else model.tokenizer.latent_shape(window, *size[1:])[0],
     )
+    if job.window == 1 < job.grid[0]:
+        raise ValueError(f"a window of {window} frames is told nothing of the one before: give at least {1 + ft}")
     if missing := model.untrained(job):
         told = ", ".join(model.generator.trained_for)
         warnings.warn(

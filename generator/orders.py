@@ -123,6 +123,10 @@ class Threshold(Order):
     threshold: float = 0.9
     temperature: float = 4.5
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, expected a probability")
+
     def scores(self, cells: Cells) -> Tensor:
         return cells.confidence + self.temperature * (1 - cells.progress) * cells.gumbel
 

@@ -5,6 +5,7 @@ videos = generator("a red circle moves right", num=4, seed=0)       # (4, 3, t, 
 longer = generator("it turns blue", task="extend", inputs=[clip], frames=65)
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class VideoGenerator:
             sampling: see ``generator.filling.Settings``, and ``fill``.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if num < 1:
+            raise ValueError(f"got {num} samples a prompt, expected at least 1")
         job = self.job(task, prompts, inputs, mask, strength, forget, frames, height, width, window)
         texts = [text for text in ([prompts[0]] if job.story else prompts) for _ in range(num)]
         seeds = [seed + i for _ in range(len(texts) // num) for i in range(num)]
@@ -150,6 +153,12 @@ class VideoGenerator:
             actions: of a game's model, int64 (b, t) or (t,), one a frame of the video; None: nothing is done.
             sampling: see ``generator.filling.Settings``.
         """
+        if not len(texts) == len(seeds) == len(canvas.tokens):
+            raise ValueError(
+                f"got {len(texts)} texts and {len(seeds)} seeds for {len(canvas.tokens)} samples: give one a sample"
+            )
+        if not texts or batch_size < 1:
+            raise ValueError(f"got {len(texts)} samples, {batch_size} at a time: expected at least 1")
         actions, rate, filled = self.checked_actions(actions, canvas), self._fps(fps), []
         how = Settings(**sampling).checked(self.generator)
         if how.refresh > 1 and self.compiled:
@@ -197,6 +206,8 @@ class VideoGenerator:
         return actions.expand(b, -1)
 
     def _fps(self, given: float | None) -> Tensor:
+        if given is not None and not 0 < given < math.inf:
+            raise ValueError(f"got {given} frames a second, expected more than 0")
         return torch.tensor([given or self.clip.get("fps") or 8.0], device=self.device)
 
     @torch.no_grad()

@@ -36,6 +36,8 @@ class Exponential(Schedule):
     """eMIGM (arXiv 2503.07197): stays high longest, so that most is committed in the last steps."""
 
     def __init__(self, rate: float = 5.0) -> None:
+        if not 0 < abs(rate) < math.inf:
+            raise ValueError(f"got the rate {rate}, expected a number other than 0, at which the schedule is linear")
         self.rate = rate
 
     def __call__(self, u: Tensor) -> Tensor:

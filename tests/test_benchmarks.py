@@ -67,3 +67,9 @@ def test_edits_of_every_strength(program, saved, capsys):
     said = capsys.readouterr().out.splitlines()
     arms = [f"{forget} {strength}" for strength in ("0.5", "1") for forget in FORGET]
     assert [re.split(r"\s+new colour", line)[0] for line in said] == ["reconstruction", *arms]
+
+
+def test_large_codebooks_beside_a_plain_softmax(program, capsys):
+    program("heads").main(["--cells", "4", "--width", "64", "--rounds", "1"])
+    table = rows(capsys.readouterr().out)
+    assert set(table) >= {"1k", "4k", "64k"} and table["64k"][0] == "512 x 125"

@@ -145,10 +145,9 @@ def test_both_passes_of_guidance_at_once(told):
     tokens = torch.full((2, *GRID), 125)
     where, done = tokens == 125, torch.tensor([[0, 1, 1, 1, 1, 2, 2, 2, 2], [0] * 9])
     none = torch.empty(int(where.sum()), 0, dtype=torch.long)
-    piece = Piece(tasks.text2video(GRID, 125).repeat(2), ["a", "b"], torch.tensor([8.0]), done)
-    once, twice = (
-        predictor(told, piece, Guidance(3.0), as_one_batch=one)(tokens, where, 0.0)[0](none) for one in (True, False)
-    )
+    canvas = tasks.text2video(GRID, 125).repeat(2)
+    pieces = (Piece(canvas, ["a", "b"], torch.tensor([8.0]), done, as_one_batch=one) for one in (True, False))
+    once, twice = (predictor(told, piece, Guidance(3.0))(tokens, where, 0.0)[0](none) for piece in pieces)
     torch.testing.assert_close(once, twice)
 
 

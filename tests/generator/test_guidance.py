@@ -1,14 +1,22 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import CLIP
 
 from generator import filling, tasks
 from generator.backbone import TextMemory, VideoTransformer
+from generator.diffusion import DiffusionGenerator
 from generator.filling import Piece
 from generator.guidance import Guidance, guide, unguided
 from generator.masked import MaskedGenerator, masked_loss
+from generator.masked_latents import MaskedLatentsGenerator
+from generator.orders import Threshold
 from generator.pipeline import VideoGenerator
+from generator.schedules import Exponential
 from generator.text import ByteText
+from generator.uniform import UniformGenerator
 
 TEXTS, SEEDS = ["a red circle", "a blue square moves"], [0, 5]
 
@@ -53,6 +61,7 @@ def test_the_curve_climbs_inside_the_interval_and_is_one_outside():
         ({"start": 0.6, "stop": 0.4}, "guidance from 0.6 to 0.4: expected shares"),
         ({"stop": 1.5}, "guidance from 0 to 1.5: expected shares"),
         ({"rescale": 2.0}, "guidance rescale is 2, expected a share"),
+        ({"scale": math.nan}, "guidance of scale nan .* expected finite numbers"),
     ],
 )
 def test_wrong_numbers_are_refused(wrong, words):
@@ -97,8 +106,8 @@ def test_one_batch_of_both_passes_equals_two(model, calls):
     tokens = torch.where(known, torch.randint(125, grid.tokens.shape), grid.mask_id)
     digits = []
     for as_one_batch in (False, True):
-        piece, guidance = Piece(grid, TEXTS, torch.tensor([8.0])), Guidance(3.0, start=0.5, rescale=0.5)
-        predict = filling.predictor(model.generator, piece, guidance, as_one_batch=as_one_batch)
+        piece = Piece(grid, TEXTS, torch.tensor([8.0]), as_one_batch=as_one_batch)
+        predict = filling.predictor(model.generator, piece, Guidance(3.0, start=0.5, rescale=0.5))
         with torch.no_grad():
             digits.append([predict(tokens, ~known, u)[0](torch.empty(int((~known).sum()), 0)) for u in (0.0, 1.0)])
     assert calls == [2, 2, 2, 2, 4]
@@ -106,9 +115,47 @@ def test_one_batch_of_both_passes_equals_two(model, calls):
 
 
 def test_a_device_that_takes_both_passes_at_once_draws_the_same(model, monkeypatch):
-    apart, predictor = fill(model, 3.0), filling.predictor
-    monkeypatch.setattr(filling, "predictor", lambda *args: predictor(*args, as_one_batch=True))
+    apart = fill(model, 3.0)
+    monkeypatch.setattr(filling.Piece, "at_once", True)
     assert torch.equal(fill(model, 3.0), apart)
+
+
+@pytest.mark.parametrize("kind", [UniformGenerator, MaskedLatentsGenerator, DiffusionGenerator])
+def test_so_does_every_other_kind_of_generator(kind, tokenizer, monkeypatch):
+    """In as many calls of the transformer: where seconds are compared, none makes two where another makes one."""
+    torch.manual_seed(0)
+    parts = VideoTransformer(dim=32, depth=2, heads=2, text_dim=16), ByteText(dim=16, depth=1)
+    generator = kind(*parts, 125 if kind is UniformGenerator else tokenizer.quantizer.dim)
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model, calls = VideoGenerator(tokenizer, generator, CLIP), []
+    generator.backbone.register_forward_hook(lambda *_: calls.append(1))
+    known = torch.rand(canvas(model).tokens.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    given = replace(canvas(model), tokens=torch.zeros_like(canvas(model).tokens), known=known)
+    piece = filling.Piece(given, ["a red circle", ""], torch.tensor([8.0]))
+    how = (
+        filling.Settings(steps=3, guidance=3.0, revisions=0)
+        if kind is MaskedLatentsGenerator
+        else filling.Settings(3, 3.0)
+    )
+    made = {}
+    for at_once in (False, True):
+        monkeypatch.setattr(filling.Piece, "at_once", at_once)
+        with torch.no_grad():
+            tokens = filling.fill(generator, model.code, piece, [0, 1], how.checked(generator))
+            made[at_once] = model.code.lookup(tokens), len(calls)
+        calls.clear()
+    assert made[False][1] == 2 * made[True][1] == 6
+    torch.testing.assert_close(made[False][0], made[True][0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_empty_text_is_none(model, calls):
+    """Guided by nothing it is not guided, and where all are empty no second pass is made."""
+    free = model.fill(canvas(model), ["", ""], [0, 1], steps=4, revisions=0, guidance=3.0)
+    assert calls == [2] * 4
+    assert torch.equal(free, model.fill(canvas(model), ["", ""], [0, 1], steps=4, revisions=0, guidance=1.0))
+    mixed = model.fill(canvas(model), ["", "a red circle"], [0, 1], steps=4, revisions=0, guidance=3.0)
+    assert torch.equal(mixed[0], free[0])
 
 
 @pytest.fixture
@@ -176,3 +223,34 @@ def test_the_loss_of_one_pass_is_least_at_what_two_passes_would_say(scale):
     answer = None
     assert slope(guide(told, untold, scale)) < 1e-6
     assert slope(guide(told, untold, scale + 0.5)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"steps": 0}, "steps is 0, expected 1 or more"),
+        ({"revisions": -2}, "revisions is -2, expected 0 or more"),
+        ({"refresh": 0}, "refresh is 0, expected 1 or more"),
+        ({"top_k": 0}, "top_k is 0, expected 1 or more"),
+        ({"top_p": -1.0}, "top_p is -1.0, expected 0 to 1"),
+        ({"remask": 2.0}, "remask is 2.0, expected 0 to 1"),
+        ({"temperature": math.nan}, "temperature is nan, expected one or two finite numbers"),
+        ({"temperature": (1.0, 0.5, 0.2)}, "expected one or two finite numbers"),
+        ({"refresh": 2, "lean": False}, "leave lean as it is"),
+        ({"fps": 0.0}, "got 0.0 frames a second"),
+        ({"batch_size": 0}, "got 2 samples, 0 at a time"),
+    ],
+)
+def test_settings_out_of_range_are_one_sentence(model, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        model.fill(canvas(model), TEXTS, SEEDS, **{"guidance": 2.0} | wrong)
+
+
+def test_each_sample_has_its_text_and_its_seed(model):
+    with pytest.raises(ValueError, match="got 1 texts and 2 seeds for 2 samples"):
+        model.fill(canvas(model), ["a"], SEEDS)
+    with pytest.raises(ValueError, match="got 0 samples a prompt"):
+        model("a", num=0)
+    for wrong in (lambda: Threshold(math.nan), lambda: Exponential(0.0)):
+        with pytest.raises(ValueError, match="expected"):
+            wrong()

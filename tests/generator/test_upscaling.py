@@ -146,8 +146,9 @@ def test_both_passes_of_guidance_are_told_the_draft(model):
     where, none = torch.ones_like(tokens, dtype=torch.bool), torch.empty(36, 0, dtype=torch.long)
 
     def logits(texts, scale, as_one_batch):
-        piece = Piece(replace(tasks.text2video(GRID, K).repeat(2), draft=draft), texts, torch.tensor([8.0]))
-        predict = predictor(model.generator, piece, Guidance(scale), as_one_batch=as_one_batch)
+        canvas = replace(tasks.text2video(GRID, K).repeat(2), draft=draft)
+        piece = Piece(canvas, texts, torch.tensor([8.0]), as_one_batch=as_one_batch)
+        predict = predictor(model.generator, piece, Guidance(scale))
         return predict(tokens, where, 0.0)[0](none)
 
     apart, together = (logits(["a red circle", ""], 3.0, as_one_batch) for as_one_batch in (False, True))
