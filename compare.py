@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import train
-from data.commands import Parser, run
+from data.commands import Parser, find_device, run
+from data.tokens import read_info
 from data.video import Example
 from evaluation import comparison
 from evaluation.__main__ import open_videos
@@ -29,6 +30,7 @@ from vq import encode, pretrained
 from vq.losses import psnr
 
 AT_ONCE = (1, 8)  # clips, when seconds are measured
+ONE_DEVICE = {"trainer": {"devices": 1}}  # on a machine of several, as a budget of operations is counted for one
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,9 @@ def parse(args: list[str] | None) -> tuple:
     parser.add_argument("-c", "--config", action="config", help="a recipe, such as configs/compare/tiny.yaml")
     parser.add_class_arguments(Comparison, None)
     parser.add_argument("--out", type=Path, required=True, help="a folder; what it already holds is not done again")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to sample")
+    parser.add_argument("--device", default="auto", help="where to sample: auto, cpu, cuda, ...")
     given = parser.parse_args(args)
+    given.device = find_device(given.device)
     built = parser.instantiate(given)
     config = Comparison(**{name: built[name] for name in Comparison.__dataclass_fields__})
     if config.multiples != sorted(set(config.multiples)) or not config.multiples or config.multiples[0] < 1:
@@ -148,6 +151,16 @@ def parse(args: list[str] | None) -> tuple:
         raise ValueError("tokens and latents need a curve: a list of samplers, cheap to dear")
     if config.prompts < 2 or not config.training_seeds or not config.sampling_seeds:
         raise ValueError("expected 2 prompts or more, a training seed and a sampling seed")
+    for name in ("clips", "c0", "shown", "batch_size"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected more than 0")
+    for name in ("training_seeds", "sampling_seeds"):
+        if len(set(seeds := getattr(config, name))) < len(seeds):
+            raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
+    recipes = [part.recipe for part in (config.tokens, config.latents, *config.between().values())]
+    if missing := [file for file in (config.videos, *recipes) if not Path(file).is_file()]:
+        raise ValueError(f"no recipe at {missing[0]}: expected a yaml file")
+    fresh(open_videos(Path(config.videos), {}), 1, config.prompt_seed)  # refused now rather than after all trainings
     return given, config
 
 
@@ -158,13 +171,13 @@ def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
     """Trains it, if it is a recipe, and says where it is."""
     if not tokenizer.recipe.endswith((".yaml", ".yml")):
         return tokenizer.recipe
-    fit(tokenizer.recipe, tokenizer.changes, folder, folder / "model")
+    fit(tokenizer.recipe, merged(tokenizer.changes, ONE_DEVICE), folder, folder / "model")
     return str(folder / "model")
 
 
 def fit_arm(name: str, arm: Contestant, config: Comparison, tokenizer: str, out: Path) -> list[Path]:
     """Trains an arm with every seed; the folders of its runs."""
-    folders = []
+    folders, cache = [], asdict(read_info(out / "tokens"))
     for seed in config.training_seeds:
         folders.append(out / name.replace(" ", "-") / f"seed{seed}")
         budget = {"flops": config.c0, "multiples": config.multiples}
@@ -179,21 +192,27 @@ def fit_arm(name: str, arm: Contestant, config: Comparison, tokenizer: str, out:
             "model": {"init_args": {"seed": seed, "decay": False}},
             "data": {"seed": seed},
         }
-        changes = merged(merged(config.both, arm.changes), protocol)
+        changes = merged(merged(merged(config.both, arm.changes), protocol), ONE_DEVICE)
         flags = ["--model.tokenizer", tokenizer, "--data.train.folder", str(out / "tokens")]
-        fit(arm.recipe, changes, folders[-1], folders[-1] / f"x{config.multiples[-1]}", flags)
+        fit(arm.recipe, changes, folders[-1], folders[-1] / f"x{config.multiples[-1]}", flags, {"tokens": cache})
     return folders
 
 
-def fit(recipe: str, changes: dict, folder: Path, result: Path, flags: list[str] | None = None) -> None:
+def fit(
+    recipe: str, changes: dict, folder: Path, result: Path, flags: list[str] | None = None, of: dict | None = None
+) -> None:
     """Trains a recipe with changes, from where an earlier run stopped; not at all where the ``result`` is there.
 
-    Raises ``ValueError`` for a folder of a run of another recipe.
+    Raises ``ValueError`` for a folder of a run of another recipe, or of other data: ``of``.
     """
-    record = {"recipe": yaml.safe_load(Path(recipe).read_text()), "changes": changes}
+    parts = {"recipe": yaml.safe_load(Path(recipe).read_text())}
+    if isinstance(parts["recipe"].get("data"), str):  # a recipe of its own
+        parts["data"] = yaml.safe_load((Path(recipe).parent / parts["recipe"]["data"]).read_text())
+    record = parts | {"changes": changes} | (of or {})
     file, overlay = folder / "run.json", folder / "changes.yaml"
-    if file.is_file() and json.loads(file.read_text()) != record:
-        raise ValueError(f"{folder} holds a run of another recipe: delete it, or give another --out")
+    there = json.loads(file.read_text()) if file.is_file() else record
+    if other := [name for name in sorted({*record, *there}) if record.get(name) != there.get(name)]:
+        raise ValueError(f"{folder} holds a run of other {', '.join(other)}: delete it, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     overlay.write_text(yaml.safe_dump(changes))
     file.write_text(json.dumps(record))
@@ -285,13 +304,13 @@ def score_all(
 
 def hits(scores: list[list[Score]]) -> Tensor:
     """All right or not, bool (k, s, n), of k training and s sampling seeds and n prompts."""
-    return torch.stack([torch.stack([one.hits["all"] for one in row]) for row in scores])
+    return stacked(scores)["all"]
 
 
 def stacked(scores: list[list[Score]]) -> dict[str, Tensor]:
-    """Hits of all seeds, an attribute."""
-    every = [score.hits for row in scores for score in row]
-    return {name: torch.stack([hits[name] for hits in every]) for name in every[0]}
+    """Hits (k, s, n) of all seeds, an attribute."""
+    names = scores[0][0].hits
+    return {name: torch.stack([torch.stack([one.hits[name] for one in row]) for row in scores]) for name in names}
 
 
 def count_scores(config: Comparison) -> int:

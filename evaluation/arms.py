@@ -22,12 +22,13 @@ from evaluation.generation import others
 from evaluation.protocol import code_version
 from generator import tasks
 from generator.diffusion import SOLVERS, Numbers
-from generator.filling import Generator, knobs
+from generator.filling import Generator, Settings, knobs
 from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
 
 TOLD = ("shape", "colour", "motion", "all")
 STRIDE = 1_000_003  # between the seeds of a prompt's samples
+CODE = ("data", "evaluation", "generator", "vq")  # what draws samples and reads them
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Sampling:
         for name, table in (("order", ORDERS), ("solver", SOLVERS)):
             if getattr(self, name) not in table:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(table)}")
+        Settings(self.steps, self.guidance, temperature=self.temperature, revisions=self.revisions)  # or says what not
 
     def settings(self, generator: Generator) -> dict:
         """Arguments of ``fill``, as far as they mean something to a generator."""
@@ -93,7 +95,8 @@ class Trained:
     ) -> Score:
         """Sample ``seed`` of each prompt: the same noise for a prompt of a number, whatever the model."""
         about = asdict(sampling) | {
-            "code": code_version(),
+            "code": code_version(code=CODE),
+            "shown": shown,
             "seed": seed,
             "prompts": [example.text for example in examples],
         }
@@ -115,7 +118,9 @@ class Trained:
 
     def seconds(self, texts: list[str], sampling: Sampling, repeats: int = 3) -> float:
         """Seconds a clip, decoding included, of as many clips at once as there are texts: the median of some runs."""
-        file = self._file("seconds", asdict(sampling) | {"clips": len(texts), "device": self.device})
+        about = {"clips": len(texts), "device": self.device, "threads": torch.get_num_threads()}
+        about |= {"torch": torch.__version__, "code": code_version(code=CODE)}
+        file = self._file("seconds", asdict(sampling) | about)
         if not file.is_file():
             model, took = self.open(sampling.snap), []
             draw(model, texts, list(range(len(texts))), Sampling(steps=1))  # the first one warms up
@@ -157,7 +162,10 @@ def counting(backbone: nn.Module) -> Iterator[list[int]]:
 
 
 def fresh(like: Shapes, count: int, seed: int) -> list[Example]:
-    """Prompts that nobody has seen, with clips that show them, of another seed than all training and tuning."""
+    """Prompts, with clips that show them, of another seed than all training and tuning.
+
+    The scenes are new; the words need not be: half of the captions of one object stand among twenty thousand others.
+    """
     if not isinstance(like, Shapes):
         raise ValueError(
             f"prompts are made of data.shapes.Shapes, which a detector can read, got {type(like).__name__}"

@@ -15,6 +15,7 @@ from evaluation.intervals import wilson
 MARGIN = 0.03  # of the primary measure, a share
 SLOPE_MARGIN = 0.1  # of the twin's slope
 STALLS = 0.1  # share of the resamples in which tokens may stand still while the twin improves
+BUDGETS = (1, 2, 4, 8, 16, 32)  # of C0
 EVALUATIONS = 50  # of the network, at most, at matched quality
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = "supported", "refuted", "inconclusive", "not measured"
 
@@ -150,7 +151,7 @@ def share_intervals(hits: Tensor, drawn: Tensor) -> list[Interval]:
         cells = [wilson(int(row.sum()), row.numel()) for row in hits]
         return [Interval(cell["mean"], cell["low"], cell["high"]) for cell in cells]
     means = hits.float().mean((1, 2, 3)).tolist()
-    return [interval(mean, row) for mean, row in zip(means, drawn, strict=True)]
+    return [interval(mean, row.clamp(0, 1)) for mean, row in zip(means, drawn, strict=True)]
 
 
 def stalls(multiples: list[int], tokens: Tensor, latents: Tensor) -> float:
@@ -229,8 +230,10 @@ def judge(
     because = "; ".join(f"log ratio of {name}: {ratio}" for name, ratio in ratios.items())
     verdicts.append(Verdict("H3 sampling cost", told(sampling_cost(list(ratios.values()))), because))
     fit = len(scaling.used) >= 4 and scaling.slopes is not None
+    absent = [str(multiple) for multiple in BUDGETS if multiple not in found.multiples]
     word = scaling_slope(scaling.slope_difference, scaling.slopes[1].value, scaling.stalls) if fit else INCONCLUSIVE
-    because = f"{len(scaling.used)} budgets count"
+    word = NOT_MEASURED if absent else word
+    because = f"{len(scaling.used)} budgets count" + (f"; {', '.join(absent)} C0 are not among them" if absent else "")
     if scaling.slopes is not None:
         because += f"; slopes {scaling.slopes[0]} and {scaling.slopes[1]}, difference {scaling.slope_difference}"
     verdicts.append(Verdict("H4 scaling slope", told(word), because))

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.protocol import clip_bytes, fingerprint
+from evaluation.protocol import clip_bytes, code_version, fingerprint
+
+CODE = ("evaluation/features.py", "evaluation/extractor.py")  # what shows clips to networks
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Extractor:
         if self.folder is None:
             return self._look(video, texts)
         said = [b""] * len(video) if texts is None else [b"text\0" + text.encode() for text in texts]
-        names = [fingerprint([self.identity.encode(), clip_bytes(c), s]) for c, s in zip(video, said, strict=True)]
+        by = f"{self.identity} {code_version(code=CODE)}".encode()
+        names = [fingerprint([by, clip_bytes(clip), text]) for clip, text in zip(video, said, strict=True)]
         files = [self.folder / name[:2] / f"{name}.npy" for name in names]
         new = [i for i, file in enumerate(files) if not file.is_file()]
         if new:

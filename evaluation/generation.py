@@ -245,8 +245,9 @@ def is_shapes(clips: Clips) -> bool:
 
 
 def others(items: list) -> list:
-    """Each other's items, in an order that is always the same."""
-    return [items[i] for i in torch.randperm(len(items), generator=torch.Generator().manual_seed(0))]
+    """Each other's items, in an order that is always the same: none gets its own."""
+    ring = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
+    return [items[i] for _, i in sorted(zip(ring.tolist(), ring.roll(1).tolist(), strict=True))]
 
 
 def seed_range(seeds: Sequence[int | None]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.bootstrap import interval, resample
+from evaluation.bootstrap import interval, resample, widening
 from evaluation.curves import costs_to_reach, isotonic, power_law
 
 
@@ -13,13 +13,13 @@ def hits(share: float, runs: torch.Tensor, prompts: torch.Tensor, rng) -> torch.
     return (torch.rand(chance.shape, generator=rng) < chance)[None]
 
 
-def differences(count: int, gap: float, k: int, interaction: float = 0.0):
+def differences(count: int, gap: float, k: int, interaction: float = 0.0, spread: float = 0.04):
     for seed in range(count):
         rng = torch.Generator().manual_seed(seed)
         prompts = 0.25 * torch.randn(128, generator=rng)
         own = interaction * torch.randn(128, generator=rng)
         arms = [
-            hits(0.5 + gap * sign, 0.04 * torch.randn(k, generator=rng), prompts + sign * own, rng)
+            hits(0.5 + gap * sign, spread * torch.randn(k, generator=rng), prompts + sign * own, rng)
             for sign in (0.5, -0.5)
         ]
         a, b = resample(arms, 500, seed)
@@ -30,6 +30,12 @@ def differences(count: int, gap: float, k: int, interaction: float = 0.0):
 def test_the_interval_of_equal_arms_holds_zero_as_often_as_it_says(interaction):
     held = [i.low <= 0 <= i.high for i in differences(200, 0.0, k=8, interaction=interaction)]
     assert 0.88 <= sum(held) / len(held) <= 1
+
+
+@pytest.mark.parametrize("spread", [0.04, 0.1])
+def test_three_training_seeds_are_enough_for_that(spread):
+    held = [i.low <= 0 <= i.high for i in differences(200, 0.0, k=3, spread=spread)]
+    assert sum(held) / len(held) >= 0.92
 
 
 def test_a_true_difference_is_found():
@@ -48,7 +54,9 @@ def test_the_very_same_hits_have_no_difference_but_by_their_seeds():
 def test_training_seeds_widen_the_interval():
     runs = torch.tensor([0.0, 1.0, 1.0])[None, :, None, None].expand(1, 3, 2, 50)
     (shares,) = resample([runs], 2000)
-    assert sorted(set(shares.mul(3).round().int().flatten().tolist())) == [0, 1, 2, 3]
+    drawn = 2 / 3 + widening(3) * (torch.arange(4) / 3 - 2 / 3)
+    assert sorted(set(shares.mul(1e4).round().int().flatten().tolist())) == drawn.mul(1e4).round().int().tolist()
+    assert widening(1) == 1 and widening(3) == pytest.approx(1.735, abs=0.01) and widening(50) < 1.1
 
 
 def test_prompts_have_to_be_shared():
