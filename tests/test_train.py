@@ -234,6 +234,18 @@ def test_a_model_says_what_it_was_trained_for(on_tokens, tmp_path):
         fit(config, tmp_path, *on_tokens, *two(1), "--model.mixture", "{text: 1, sufix: 1}")
 
 
+def test_the_showcase_on_one_gpu(tokenizer, tmp_path):
+    """The command in the head of the recipe, at toy size."""
+    config, data = ROOT / "configs/generator/shapes.yaml", ROOT / "configs/data/showcase-final.yaml"
+    assert f"{MIXTURE[1].removeprefix(f'{ROOT}/')} --data configs/data/showcase-final.yaml" in config.read_text()
+    flags = ["--data", str(data), "--data.batch_size", "2", "--data.val_clips", "2", "--data.num_workers", "0"]
+    small = ["--data.train.dataset.buckets", "[[9,32,32],[5,32,48]]", "--data.train.share", "1"]
+    small += ["--data.val.frames", "9", "--data.val.height", "32", "--data.val.width", "32"]
+    flags += [*small, "--model.tokenizer", str(tokenizer), *TINY_GENERATOR]
+    cli = fit(config, tmp_path, *MIXTURE, *flags, *two())
+    assert cli.trainer.global_step == 2 and torch.isfinite(cli.trainer.callback_metrics["val/loss"])
+
+
 def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatch):
     seen = []
     forward = MaskedGenerator.forward
