@@ -128,6 +128,7 @@ def evaluate(
         scores |= remembered(seen, real, train)
     protocol = Generated(
         n,
+        min(n, len(dataset)),
         **{axis: getattr(dataset, axis) for axis in ("frames", "height", "width", "fps")},
         reference=fingerprint(real.hashes()),
         code=code_version(),

@@ -19,6 +19,8 @@ class Protocol:
 
     Attributes:
         clips, frames, height, width, fps: of the real clips and of as many others.
+        videos: that the clips are windows of; fewer than clips where a folder has fewer. Windows of one video are
+            alike: errors over clips are then too small, and so are distances to further windows of the same videos.
         reference: hash of the real clips' pixels.
         code: hash of the code that read and measured them.
         features: name of a score -> the network behind it, by its weights, and how clips are shown to it.
@@ -26,6 +28,7 @@ class Protocol:
     """
 
     clips: int
+    videos: int
     frames: int
     height: int
     width: int

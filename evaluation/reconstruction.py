@@ -4,6 +4,7 @@ The result carries its protocol: two results compare only where that is the same
 """
 
 import math
+from collections import Counter
 from dataclasses import asdict
 
 import torch
@@ -56,7 +57,7 @@ def evaluate(
     each: dict[str, list[Tensor]] = {"psnr": [], "ssim": []} | ({"lpips": []} if lpips else {})
     seen: dict[str, list[Tensor]] = {name: [] for name in ("real", *DISTANCES)}
     reference, further = read_reference(dataset, clips, floor=i3d is not None)
-    used = set()
+    used: Counter[int] = Counter()
 
     with tqdm(total=clips, unit="clip", desc="reconstructing") as bar:
         for start in range(0, clips, batch_size):
@@ -95,8 +96,11 @@ def evaluate(
     positions = math.prod(tokenizer.latent_shape(**size))
     scores["bits a pixel"] = {"mean": positions * math.log2(tokenizer.codebook_size) / math.prod(size.values())}
     scores["share of tokens unlike all others"] = {"mean": len(used) / (clips * positions)}
+    shares = torch.tensor(list(used.values()), dtype=torch.float64) / (clips * positions)
+    scores["perplexity of the tokens"] = {"mean": shares.log().neg().mul(shares).sum().exp().item()}
     protocol = Protocol(
         clips,
+        min(clips, len(dataset)),
         **size,
         fps=dataset.fps,
         reference=fingerprint(reference.hashes()),

@@ -139,8 +139,10 @@ def score_section(result: dict) -> str:
     protocol, scores = result["protocol"], result["scores"]
     videos = "/".join(Path(result.get("videos", "clips")).parts[-2:])  # not whose disk they lay on
     rate = f" at {protocol['fps']:g} frames a second" if protocol.get("fps") else ""
+    few = protocol.get("videos", protocol["clips"]) < protocol["clips"]
+    windows = f", windows of {protocol['videos']} videos" if few else ""
     said = (
-        f"{protocol['clips']} clips of {videos}, {protocol['frames']} frames of "
+        f"{protocol['clips']} clips of {videos}{windows}, {protocol['frames']} frames of "
         f"{protocol['height']}x{protocol['width']}{rate} (reference {protocol['reference']}, code {protocol['code']}):"
     )
     nested = {name: cells for name, cells in scores.items() if "mean" not in cells}

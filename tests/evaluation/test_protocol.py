@@ -11,7 +11,7 @@ from evaluation.intervals import jackknife, mean_and_error, wilson
 from evaluation.protocol import ROOT, Protocol, code_version, compare
 from evaluation.table import cell_text, comparison_table, score_table
 
-PROTOCOL = Protocol(64, 9, 32, 32, 8.0, "f00", "c0de", {"i3d": "one"})
+PROTOCOL = Protocol(64, 64, 9, 32, 32, 8.0, "f00", "c0de", {"i3d": "one"})
 
 
 def result(score: float, **changes) -> dict:

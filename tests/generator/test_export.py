@@ -31,7 +31,11 @@ GENERATION = {
     },
     "refused": ["kvd: too few clips"],
 }
-RECONSTRUCTION = {"videos": "x.yaml", "protocol": PROTOCOL, "scores": {"psnr": {"mean": 31.4159, "error": 0.123}}}
+RECONSTRUCTION = {
+    "videos": "x.yaml",
+    "protocol": PROTOCOL | {"videos": 3},
+    "scores": {"psnr": {"mean": 31.4159, "error": 0.123}},
+}
 
 
 @pytest.fixture
@@ -142,7 +146,7 @@ def test_scores_become_tables_and_notes_stand_as_they_are(checkpoint, tmp_path):
     assert "|  | samples | real | further real |" in card
     assert "| shape right | 75% (50-90) | 1 |  |" in card
     assert "| fvd | 123.5 ± 2.5 |  | 50 |" in card
-    assert "| psnr | 31.42 ± 0.12 |" in card
+    assert "| psnr | 31.42 ± 0.12 |" in card and "4 clips of x.yaml, windows of 3 videos, 9 frames" in card
     assert "Not measured: kvd: too few clips." in card and "## Limits\n\nOne dog.\n" in card
 
 
