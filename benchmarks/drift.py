@@ -22,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.shapes import Shapes
 from generator import tasks
+from generator.filling import knobs
 from generator.pipeline import VideoGenerator
 from vq.lpips import LPIPS
 
@@ -78,6 +79,7 @@ def main(args=None) -> None:
     looks = options.lpips and LPIPS(options.lpips, "alex")
     report("real clips", real, begun, new, looks)
     start, sampling = model.encode(real[:, :, :begun]), {"steps": options.steps, "revisions": options.revisions}
+    sampling = {name: value for name, value in sampling.items() if name in knobs(model.generator)}
     for anew in (False, True):
         tokens = extended(model, start, texts, count, anew, **sampling)
         report("encoded anew" if anew else "integers", model.decode(tokens), begun, new, looks)

@@ -54,8 +54,8 @@ def clips_within(budget: int, tokens: int) -> int:
 class StepBatches:
     """Endless batches of indices for one process; ``batch_sampler`` of a DataLoader.
 
-    Indices of the same ``group`` (clips of one shape) share a batch. An epoch visits each group in a new order; what is
-    left over at its end goes into a later epoch. The index grows by ``len(groups)`` every time a clip is drawn again,
+    Indices of the same ``group`` (clips of one shape) share a batch. An epoch visits each group in a new order; what
+    fills no batch at its end is left out. The index grows by ``len(groups)`` every time a clip is drawn again,
     which data sets take as another draw of the same clip: another crop, another moment.
 
     Args:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from generator.pipeline import VideoGenerator
 
 
+TURN = 7_368_787  # between the seeds of a sample's turns
+
+
 @dataclass(frozen=True)
 class Fill:
     """Makes the unknown cells of a canvas, of one row or of a row a sample, for these texts and seeds."""
@@ -33,10 +36,14 @@ class Fill:
     window: int | None
     sampling: dict
 
-    def __call__(self, canvas: Canvas, texts: list[str] | None = None, backwards: bool = False) -> Tensor:
+    def __call__(
+        self, canvas: Canvas, texts: list[str] | None = None, backwards: bool = False, turn: int = 0
+    ) -> Tensor:
+        """``turn``: which call of a task that fills several times, so that each has noise of its own."""
         rows = canvas if len(canvas.tokens) == len(self.seeds) else canvas.repeat(len(self.seeds))
         spans = {"window": self.window, "backwards": backwards}
-        return self.model.fill(rows, texts or self.texts, self.seeds, **spans, **self.sampling)
+        seeds = [seed + TURN * turn for seed in self.seeds]
+        return self.model.fill(rows, texts or self.texts, seeds, **spans, **self.sampling)
 
 
 def text2video(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
@@ -59,7 +66,7 @@ def loop(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     ring = fill(replace(tasks.text2video(job.grid, model.mask_id), middle=True))
     size = min(ring.shape[1], max(3, job.window - 1)) if job.window else ring.shape[1]
     canvas = tasks.seam(ring, size, model.mask_id)
-    return canvas.filled(0, fill(canvas.span(0, size))).tokens
+    return canvas.filled(0, fill(canvas.span(0, size), turn=1)).tokens
 
 
 def interpolate(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
@@ -91,7 +98,7 @@ def edit(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """
     clip = model.encode(whole(model, job.clips[0]))
     if job.forget == "random":
-        rngs = [torch.Generator().manual_seed(seed) for seed in fill.seeds]
+        rngs = [torch.Generator().manual_seed(seed - TURN) for seed in fill.seeds]
         scores = torch.stack([torch.rand(clip.shape[1:], generator=rng) for rng in rngs])
     else:
         fps = fill.sampling.get("fps")
@@ -105,7 +112,7 @@ def story(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     canvas = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds))
     for i, text in enumerate(job.story):
         stop = round((i + 1) * job.grid[0] / len(job.story))
-        canvas = canvas.filled(0, fill(canvas.span(0, stop), texts=[text] * len(fill.seeds)))
+        canvas = canvas.filled(0, fill(canvas.span(0, stop), texts=[text] * len(fill.seeds), turn=i))
     return canvas.tokens
 
 

@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
             their rows are not directions of one space.
         lr: learning rate of both halves.
         momentum: of Muon; betas: of AdamW; weight_decay: decoupled, of matrices and kernels only.
-        adamw: beginnings or ends of names that AdamW takes, such as first and last layers.
+        adamw: parts of the names of parameters that AdamW takes, such as first and last layers.
     """
 
     def __init__(

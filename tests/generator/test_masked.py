@@ -264,3 +264,21 @@ def test_the_plain_formula_of_attention_equals_the_fused_kernel():
     plain = attend(q, k, v, mask)
     with torch.no_grad():
         torch.testing.assert_close(plain, attend(q, k, v, mask))
+
+
+@pytest.mark.parametrize("grid", [(3, 4, 4), (2, 4, 6), (1, 6, 4)])
+def test_a_batch_of_a_bucket_loses_what_its_clips_lose(grid):
+    """Of whatever size: the loss is that of each clip alone, by its hidden cells; captions of other lengths beside it
+    change nothing."""
+    torch.manual_seed(0)
+    backbone = VideoTransformer(dim=32, depth=2, heads=2, text_dim=16)
+    model = MaskedGenerator(backbone, ByteText(dim=16, depth=1), 125, patch_size=2).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    (tokens, mask), texts = tokens_and_mask(3, grid), ["a", "a red circle moves right", ""]
+    with torch.no_grad():
+        together = masked_loss(model, tokens, mask, model.read(texts))[0]
+        rows = [slice(i, i + 1) for i in range(3)]
+        alone = torch.stack([masked_loss(model, tokens[r], mask[r], model.read(texts[r]))[0] for r in rows])
+    hidden = mask.flatten(1).sum(1)
+    torch.testing.assert_close(together, (alone * hidden).sum() / hidden.sum(), rtol=1e-4, atol=1e-4)
