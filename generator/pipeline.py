@@ -19,7 +19,7 @@ from generator.jobs import Job, plan
 from generator.orders import halton_ranks
 from generator.tasks import Canvas
 from vq import pretrained
-from vq.hardware import check_compiler, check_convolutions
+from vq.hardware import check_compiler, check_convolutions, has_bf16
 from vq.layers import TemporalConv
 from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
@@ -30,7 +30,8 @@ class VideoGenerator:
 
     Args:
         clip: the size that the model was trained at, and its default: frames, height, width, fps.
-        device: where to compute; everything is float32, so that a sample depends on its seed alone.
+        device: where to compute; everything is float32, so that a sample depends on its seed alone, unless
+            ``bfloat16`` is called.
     """
 
     def __init__(self, tokenizer: Tokenizer, generator: Generator, clip: dict, device: str = "cpu") -> None:
@@ -47,7 +48,7 @@ class VideoGenerator:
             )
         check_convolutions(torch.device(device))
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
-        self.clip, self.device, self.compiled = clip, torch.device(device), False
+        self.clip, self.device, self.compiled, self.in_bf16 = clip, torch.device(device), False, False
         # tokens to latents and back
         self.code = tokenizer.quantizer if tokenizer.codebook_size else Numbers(tokenizer.quantizer.dim, self.device)
 
@@ -177,12 +178,24 @@ class VideoGenerator:
                 if actions is not None:
                     done = actions[rows, self.generator.actions.span(first, last, canvas.middle)].to(self.device)
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
-                tokens = fill(self.generator, self.code, Piece(span, texts[rows], rate, done), draws, how)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
+                    tokens = fill(self.generator, self.code, Piece(span, texts[rows], rate, done), draws, how)
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
             if progress:
                 progress(len(filled[-1]))
         return torch.cat(filled)
+
+    def bfloat16(self) -> "VideoGenerator":
+        """From now on the transformer computes in bfloat16, by autocast; returns itself. Faster, with other samples for
+        a seed, which another batch size may tip; what is known stays, bit for bit. ``ValueError`` where it is emulated.
+        """
+        if not has_bf16(self.device):
+            raise ValueError(
+                "this CPU has no bfloat16 arithmetic and would emulate it, fifty times slower: use float32"
+            )
+        self.in_bf16 = True
+        return self
 
     def compile(self) -> "VideoGenerator":
         """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many

@@ -12,6 +12,7 @@ import sample
 from data.shapes import Shapes
 from data.video import read_clip
 from data.writing import write_clip
+from generator import pipeline
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator
 from generator.masked_latents import MaskedLatentsGenerator
@@ -99,6 +100,20 @@ def test_edits_are_as_long_as_what_is_edited(model, clip, tmp_path):
     assert read_clip(run(model, tmp_path / "b.gif", *args, "--frames", "5")[0])[0].shape == (3, 5, 16, 24)
     with pytest.raises(ValueError, match="reaches beyond the 24x16 picture"):
         run(model, tmp_path / "c.gif", "--task", "inpaint", *args[4:], "--mask", "8,8,32,16")
+
+
+def test_in_bfloat16_the_video_is_nearly_the_same_and_known_parts_are(model, clip, tmp_path, monkeypatch):
+    args = ("--task", "image2video", "--input", str(clip / "still.png"), "--prompt", "a", "--device", "cpu")
+    monkeypatch.setattr(pipeline, "has_bf16", lambda device: False)
+    with pytest.raises(ValueError, match="no bfloat16 arithmetic"):
+        run(model, tmp_path / "half.gif", *args, "--bf16")
+    monkeypatch.setattr(pipeline, "has_bf16", lambda device: True)
+    (plain,), (half,) = run(model, tmp_path / "plain.gif", *args), run(model, tmp_path / "half.gif", *args, "--bf16")
+    one, other = (read_clip(path)[0] for path in (plain, half))
+    assert torch.equal(one[:, 0], other[:, 0]) and (one - other).abs().mean() < 0.2
+    assert json.loads((tmp_path / "half.json").read_text())["settings"]["bf16"] is True
+    (again,) = sample.main(["--from", str(tmp_path / "half.json"), "--out", str(tmp_path / "again.gif")])
+    assert again.read_bytes() == half.read_bytes()
 
 
 def test_compiling_needs_a_compiler(model, tmp_path, monkeypatch):
