@@ -128,7 +128,7 @@ def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int) -> Canvas:
     canvas = text2video(grid, mask_id)
     index = torch.arange(t).view(1, t, 1, 1)
     x = ((index - last + 1) / (first - last + 1)).clamp(0, 1) if first > last else (index >= last).float()
-    share = (torch.arange(grid[2]) + 0.5) / grid[2]  # of the way to the right
+    share = ((torch.arange(grid[2]) + 0.5) / grid[2]).expand(1, *grid)  # of the way to the right
     from_a, from_b = (share < (1 - x) ** 2) & (index < first), (share >= 1 - x**2) & (index >= last)
     tokens = torch.where(from_a, canvas.filled(0, a).tokens, canvas.filled(last, b).tokens)
     known = from_a | from_b

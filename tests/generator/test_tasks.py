@@ -143,6 +143,7 @@ def test_connect_goes_from_one_to_the_other():
     assert (canvas.tokens[:, :4] == 0).all() and (canvas.tokens[:, 9:] == 1).all()
     shares = [((canvas.tokens[0, 4:9] == value) & canvas.known[0, 4:9]).float().mean((1, 2)) for value in (0, 1)]
     assert (shares[0].diff() < 0).all() and (shares[1].diff() > 0).all()
+    assert canvas.known.shape == canvas.tokens.shape == (1, 12, 16, 16)
     columns = torch.where(canvas.known, canvas.tokens, 0.5)[0, 4:9].diff(dim=2)
     assert (columns >= 0).all()  # a's, then what reconciles the two, then b's
     assert not canvas.known[0, 4:9].all() and canvas.known[0, :4].all() and canvas.known[0, 9:].all()
