@@ -73,3 +73,9 @@ def test_large_codebooks_beside_a_plain_softmax(program, capsys):
     program("heads").main(["--cells", "4", "--width", "64", "--rounds", "1"])
     table = rows(capsys.readouterr().out)
     assert set(table) >= {"1k", "4k", "64k"} and table["64k"][0] == "512 x 125"
+
+
+def test_what_it_costs_that_an_end_does_not_know_its_past(program, saved, capsys):
+    program("tails").main(["--model", saved, "--clips", "2"])
+    table = rows(capsys.readouterr().out)
+    assert set(table) >= {"1", "5"} and re.fullmatch(r"\d+%", table["5"][0]) and "±" in table["5"][3]
