@@ -9,13 +9,13 @@ training, so that one can ask whether a generator composes what it has learnt ("
 yellow things and circles, but never both at once).
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from data.synonyms import in_other_words, in_plain_words
 from data.video import Example
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
@@ -196,51 +196,6 @@ PHRASES = {  # finite verb, participle
     "grows": (("grows", "growing"), ("grows larger", "growing larger")),
 }
 ADVERBS = {"slow": "slowly", "fast": "quickly"}
-OTHER_WORDS = {  # what else people say; nothing: the phrase stays as it is, and so do its words
-    "does not move": ("is motionless",),
-    "not moving": ("resting",),
-    "stays still": ("rests", "is still", "stays put"),
-    "grows larger": ("gets bigger", "becomes larger"),
-    "growing larger": ("getting bigger", "becoming larger"),
-    "upper right": ("top right",),
-    "upper left": ("top left",),
-    "lower right": ("bottom right",),
-    "lower left": ("bottom left",),
-    "to the right": ("rightwards", "towards the right"),
-    "to the left": ("leftwards", "towards the left"),
-    "up and down": (),
-    "up and left": (),
-    "up and right": (),
-    "down and left": (),
-    "down and right": (),
-    "moves in a circle": ("goes in a circle", "goes round and round"),
-    "moving in a circle": ("going in a circle", "going round and round"),
-    "up": ("upwards", "upward"),
-    "down": ("downwards", "downward"),
-    "moves": ("goes", "travels", "slides", "drifts"),
-    "moving": ("going", "travelling", "sliding", "drifting"),
-    "bounces": ("hops", "jumps"),
-    "bouncing": ("hopping", "jumping"),
-    "spins": ("rotates", "turns"),
-    "spinning": ("rotating", "turning"),
-    "grows": ("expands", "swells"),
-    "growing": ("expanding", "swelling"),
-    "slowly": ("gently",),
-    "quickly": ("rapidly", "swiftly"),
-    "small": ("little", "tiny"),
-    "large": ("big", "huge"),
-    "circle": ("disc", "ball", "dot"),
-    "square": ("box", "block"),
-    "cross": ("plus",),
-    "ring": ("hoop", "doughnut"),
-    "purple": ("violet",),
-    "cyan": ("turquoise",),
-    "grey": ("gray",),
-    "navy": ("dark blue",),
-    "background": ("backdrop",),
-    "while": ("as",),
-}
-PLAIN_WORDS = {other: word for word, others in OTHER_WORDS.items() for other in others}
 
 
 def caption(scene: Scene, rng: np.random.Generator, motion: bool = True) -> str:
@@ -265,24 +220,6 @@ def caption(scene: Scene, rng: np.random.Generator, motion: bool = True) -> str:
     if rng.random() < 0.3:
         return f"on {scene.background}, {text}"
     return f"{text} on a {scene.background} background"
-
-
-def in_other_words(text: str, rng: np.random.Generator) -> str:
-    """Half of what can be said otherwise is: "a blue disc goes upwards" of "a blue circle moves up"."""
-    return _exchanged(
-        text, OTHER_WORDS, lambda word, others: _pick(rng, others) if others and rng.random() < 0.5 else word
-    )
-
-
-def in_plain_words(text: str) -> str:
-    """The caption that a caption of other words was made of."""
-    return _exchanged(text, PLAIN_WORDS, lambda _, word: word)
-
-
-def _exchanged(text: str, words: dict, other: Callable) -> str:
-    """A text with each phrase of ``words`` exchanged for ``other(phrase, words[phrase])``, longer phrases first."""
-    longest_first = "|".join(sorted(words, key=len, reverse=True))
-    return re.sub(rf"\b({longest_first})\b", lambda match: other(match[0], words[match[0]]), text)
 
 
 def stated(text: str, attributes: dict) -> dict:
@@ -444,8 +381,8 @@ class Shapes(torch.utils.data.Dataset):
         length: what `len` says. An index beyond it is another draw.
         buckets: several sizes, each frames, height and width, in turn, in place of the one; the first of them is what a
             model of these clips calls its own.
-        synonyms: whether captions also use words that the plain ones never do (`OTHER_WORDS`). The scenes, and what is
-            drawn of them, are the same.
+        synonyms: whether captions also use words that the plain ones never do (`data.synonyms`); the scenes, and what
+            is drawn of them, are the same.
     """
 
     def __init__(

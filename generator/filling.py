@@ -37,8 +37,14 @@ KNOBS = {  # what of the settings a kind of generator goes by, besides steps and
     MaskedLatentsGenerator: ("order", "schedule", "revisions", "solver"),
     DiffusionGenerator: ("solver",),
 }
-RANGES = {"steps": (1, math.inf), "revisions": (0, math.inf), "refresh": (1, math.inf), "top_k": (1, math.inf)}
-RANGES |= {"top_p": (0, 1), "remask": (0, 1)}
+RANGES = {
+    "steps": (1, math.inf),
+    "revisions": (0, math.inf),
+    "refresh": (1, math.inf),
+    "top_k": (1, math.inf),
+    "top_p": (0, 1),
+    "remask": (0, 1),
+}
 
 
 def knobs(generator: Generator) -> tuple[str, ...]:

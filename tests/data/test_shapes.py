@@ -24,11 +24,11 @@ from data.shapes import (
     caption,
     draw_scene,
     held_out,
-    in_plain_words,
     offset,
     render,
     stated,
 )
+from data.synonyms import in_plain_words
 
 
 def scenes(count: int, objects: int = 1) -> list[Scene]:
