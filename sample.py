@@ -24,7 +24,7 @@ from data.video import is_image, probe, read_clip
 from generator import jobs
 from generator.diffusion import SOLVERS, DiffusionGenerator, Euler, Solver
 from generator.editing import TASKS
-from generator.filling import knobs
+from generator.filling import RANGES, Settings, knobs
 from generator.guidance import Guidance
 from generator.jobs import Job
 from generator.masked import MaskedGenerator
@@ -187,19 +187,14 @@ def check(options: argparse.Namespace) -> None:
     jobs.check(options.task, inputs, prompts, options.mask is not None, options.strength, options.forget)
     if options.sampler and options.sampler not in (*ORDERS, *SOLVERS):
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join((*ORDERS, *SOLVERS))}")
-    least = {"num": 1, "steps": 1, "batch_size": 1, "guidance": 0, "revisions": 0, "top_k": 1, "refresh": 1}
-    for name, low in least.items():
-        if getattr(options, name) is not None and getattr(options, name) < low:
+    for name, low in {"num": 1, "batch_size": 1, "guidance": 0}.items():
+        if getattr(options, name) < low:
             raise ValueError(f"--{name} is {getattr(options, name)}, expected at least {low}")
     if options.fps is not None and not 0 < options.fps <= (50 if options.out.suffix == ".gif" else 1000):
         raise ValueError(f"--fps is {options.fps:g}, expected more than 0 and at most 1000, of a .gif 50")
     if not math.isfinite(options.guidance) or abs(options.seed) >= 2**62:
         raise ValueError(f"--guidance {options.guidance:g} --seed {options.seed}: expected a finite number and 62 bits")
-    for name in ("top_p", "remask"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise ValueError(f"--{name} is {getattr(options, name)}, expected a share from 0 to 1")
-    if len(options.temperature) > 2 or not all(0 <= heat < math.inf for heat in options.temperature):
-        raise ValueError(f"--temperature is {options.temperature}, expected one or two finite numbers of at least 0")
+    Settings(**{name: getattr(options, name) for name in (*RANGES, "temperature")})  # or says what is wrong
     if options.compile and options.refresh > 1:
         raise ValueError("--compile and --refresh do not go together: leave one of them out")
     if options.out.suffix and options.out.suffix not in FILES:
