@@ -106,7 +106,7 @@ def parser() -> Parser:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--batch_size", "--batch-size", type=int, default=16)
     p.add_argument("--refresh", type=int, default=1, help="every so many calls are exact, the others faster")
-    p.add_argument("--bf16", action="store_true", help="the transformer in bfloat16: faster, other samples, as good")
+    p.add_argument("--bf16", action="store_true", help="the transformer in bfloat16: faster, other samples for a seed")
     p.add_argument("--compile", action="store_true", help="takes minutes first, is faster then: for many samples")
     return p
 
