@@ -18,6 +18,7 @@ from data.video import SCALING, VideoError, to_uint8
 
 WRITABLE = (".mp4", ".webm", ".gif", ".png")
 BT709 = 1  # in FFmpeg's tables of matrices, primaries and transfer curves alike
+EXACT = {"fflags": "+bitexact"}  # no random identifiers, no version
 
 
 def write_clip(path: str | Path, clip: torch.Tensor, fps: float) -> None:
@@ -71,13 +72,16 @@ def _checked(clip: torch.Tensor) -> torch.Tensor:
 
 
 def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
-    # faststart: the index goes in front, so that browsers play while loading.
+    # faststart: the index goes in front, so that browsers play while loading. Without mbtree: that reads memory that
+    # nobody wrote where pictures are small, and the same clip makes another file now and then.
     even = (np.pad(p, ((0, p.shape[0] % 2), (0, p.shape[1] % 2), (0, 0)), mode="edge") for p in pictures)
-    _encode(path, even, fps, "libx264", {"crf": "12", "preset": "medium"}, {"movflags": "+faststart"})
+    _encode(
+        path, even, fps, "libx264", {"crf": "12", "preset": "medium", "mbtree": "0"}, EXACT | {"movflags": "+faststart"}
+    )
 
 
 def _write_webm(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
-    _encode(path, pictures, fps, "libvpx-vp9", {"crf": "12", "b": "0", "deadline": "good", "cpu-used": "4"}, {})
+    _encode(path, pictures, fps, "libvpx-vp9", {"crf": "12", "b": "0", "deadline": "good", "cpu-used": "4"}, EXACT)
 
 
 def _encode(
@@ -90,6 +94,7 @@ def _encode(
         stream.height, stream.width, stream.pix_fmt = first.shape[0], first.shape[1], "yuv420p"
         # Said in the file, or players guess the colour matrix from the height.
         context = stream.codec_context
+        context.thread_count = 1  # the same file on any machine, and threads gain nothing at these sizes
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = ColorRange.MPEG
         for picture in chain([first], pictures):

@@ -1,5 +1,6 @@
 """Files in every suffix, at every rate, broken in every way."""
 
+import random
 from fractions import Fraction
 
 import av
@@ -405,6 +406,17 @@ def test_pieces_make_the_same_file(tmp_path, suffix):
     write_pieces(tmp_path / f"pieces{suffix}", iter(clip.split(2, dim=1)), 8)
     whole, pieces = (read_clip(tmp_path / f"{name}{suffix}")[0] for name in ("whole", "pieces"))
     assert torch.equal(whole, pieces)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_clip_makes_the_same_file_whatever_memory_held_before(tmp_path, suffix):
+    clip, garbage, files = smooth_clip(height=64, width=64), random.Random(0), set()
+    for _ in range(12):
+        held = [garbage.randbytes(garbage.randrange(1_000, 1_000_000)) for _ in range(8)]
+        write_clip(tmp_path / f"clip{suffix}", clip, 8)
+        files.add((tmp_path / f"clip{suffix}").read_bytes())
+        del held
+    assert len(files) == 1
 
 
 def test_frames_one_by_one_are_the_clip(tmp_path):
