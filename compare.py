@@ -3,12 +3,14 @@
     python compare.py -c configs/compare/tiny.yaml --out out/compare
 
 writes report.html, which holds everything, and report.md into the folder. Interrupted and run again, it goes on where
-it was: finished runs, samples and scores are found there.
+it was: finished runs, samples and scores are found there. ``--only`` does one part of the work, so that several
+processes or machines can share it; ``--tune`` chooses the arms' settings by trials instead.
 """
 
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,9 +28,11 @@ from evaluation.arms import Sampling, Score, Trained, fresh, right
 from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
 from evaluation.clips import eight_bits
 from evaluation.report import write_report
+from evaluation.trials import Trials, choose
 from vq import encode, pretrained
 from vq.losses import psnr
 
+PREPARE = "data"  # of --only: the tokenizer and the token cache
 AT_ONCE = (1, 8)  # clips, when seconds are measured
 ONE_DEVICE = {"trainer": {"devices": 1}}  # on a machine of several, as a budget of operations is counted for one
 
@@ -76,7 +80,7 @@ class Comparison:
         c0: training operations of the smallest budget; ``multiples`` of it are the others.
         ema: see ``vq.callbacks.EMA``.
         prompts: how many, of ``prompt_seed``.
-        tuned: whether both arms' settings come from trials as the protocol asks.
+        trials: what ``--tune`` chooses the arms' settings from. tuned: whether they come from there.
         shown: prompts whose clips the report shows.
         batch_size: clips that are sampled at once.
     """
@@ -95,6 +99,7 @@ class Comparison:
     sampling_seeds: list[int] = field(default_factory=lambda: [0, 1])
     prompts: int = 256
     prompt_seed: int = 20
+    trials: Trials | None = None
     tuned: bool = False
     shown: int = 6
     batch_size: int = 64
@@ -105,17 +110,45 @@ class Comparison:
             return {}
         return dict(zip(comparison.BRIDGES, (self.bridges.noisy_tokens, self.bridges.masked_latents), strict=True))
 
+    def arms(self) -> dict[str, Contestant]:
+        """The two by name."""
+        return {"tokens": self.tokens, "latents": self.latents}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of an arm: how, with which seed, up to which multiple of C0."""
+
+    arm: Contestant
+    seed: int
+    multiples: list[int]
+    arguments: dict = field(default_factory=dict)  # of the training, besides those of the recipe
+
 
 def main(args: list[str] | None = None) -> Path:
     given, config = parse(args)
+    runs = trial_runs(config) if given.tune else all_runs(config)
+    if given.only not in (None, PREPARE, *runs):
+        raise ValueError(f"--only {given.only}: expected one of {', '.join([PREPARE, *runs])}")
     tokenizer = fit_tokenizer(config.tokenizer, given.out / "tokenizer")
     flags = ["--tokenizer", tokenizer, "--data", config.videos, "--clips", str(config.clips)]
     encode.main([*flags, "--out", str(given.out / "tokens")])
-    arms = {"tokens": config.tokens, "latents": config.latents}
-    every = arms | config.between()
-    runs = {name: fit_arm(name, arm, config, tokenizer, given.out) for name, arm in every.items()}
+    wanted = {name: run for name, run in runs.items() if given.only in (None, name)}
+    folders = {name: fit_run(name, run, config, tokenizer, given.out) for name, run in wanted.items()}
+    if given.tune:
+        return tune(folders, config, given)
+    if given.only:
+        return measure_alone(folders, config, given)
+    return compare(tokenizer, config, given)
 
-    examples = fresh(open_videos(Path(config.videos), {}), config.prompts, config.prompt_seed)
+
+def compare(tokenizer: str, config: Comparison, given) -> Path:
+    """Measures what was trained, and writes the report."""
+    arms = config.arms()
+    runs = {
+        name: [run_folder(given.out, name, seed) for seed in config.training_seeds] for name in arms | config.between()
+    }
+    examples = prompts(config)
     references, rpsnr = measure_references(tokenizer, examples, given.device)
     found, scores = {}, {}
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
@@ -141,6 +174,10 @@ def parse(args: list[str] | None) -> tuple:
     parser.add_class_arguments(Comparison, None)
     parser.add_argument("--out", type=Path, required=True, help="a folder; what it already holds is not done again")
     parser.add_argument("--device", default="auto", help="where to sample: auto, cpu, cuda, ...")
+    parser.add_argument(
+        "--only", help=f"one part alone: {PREPARE}, what all need first, or a run, such as tokens/seed0"
+    )
+    parser.add_argument("--tune", action="store_true", help="choose the arms' settings by trials: OUT/tuned.yaml")
     given = parser.parse_args(args)
     given.device = find_device(given.device)
     built = parser.instantiate(given)
@@ -158,10 +195,16 @@ def parse(args: list[str] | None) -> tuple:
         if len(set(seeds := getattr(config, name))) < len(seeds):
             raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
     recipes = [part.recipe for part in (config.tokens, config.latents, *config.between().values())]
+    if given.tune and config.trials is None:
+        raise ValueError("--tune wants trials in the recipe, as configs/compare/shapes.yaml has them")
     if missing := [file for file in (config.videos, *recipes) if not Path(file).is_file()]:
         raise ValueError(f"no recipe at {missing[0]}: expected a yaml file")
     fresh(open_videos(Path(config.videos), {}), 1, config.prompt_seed)  # refused now rather than after all trainings
     return given, config
+
+
+def prompts(config: Comparison) -> list[Example]:
+    return fresh(open_videos(Path(config.videos), {}), config.prompts, config.prompt_seed)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -175,27 +218,48 @@ def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
     return str(folder / "model")
 
 
-def fit_arm(name: str, arm: Contestant, config: Comparison, tokenizer: str, out: Path) -> list[Path]:
-    """Trains an arm with every seed; the folders of its runs."""
-    folders, cache = [], asdict(read_info(out / "tokens"))
-    for seed in config.training_seeds:
-        folders.append(out / name.replace(" ", "-") / f"seed{seed}")
-        budget = {"flops": config.c0, "multiples": config.multiples}
-        callbacks = [
-            {"class_path": "vq.callbacks.EMA", "init_args": {"decay": config.ema}},
-            {"class_path": "generator.callbacks.Budget", "init_args": budget},
-        ]
-        lengths = {"max_steps": -1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
-        protocol = {
-            "seed_everything": seed,
-            "trainer": {"callbacks": callbacks, **lengths},
-            "model": {"init_args": {"seed": seed, "decay": False}},
-            "data": {"seed": seed},
-        }
-        changes = merged(merged(merged(config.both, arm.changes), protocol), ONE_DEVICE)
-        flags = ["--model.tokenizer", tokenizer, "--data.train.folder", str(out / "tokens")]
-        fit(arm.recipe, changes, folders[-1], folders[-1] / f"x{config.multiples[-1]}", flags, {"tokens": cache})
-    return folders
+def all_runs(config: Comparison) -> dict[str, Run]:
+    """Every arm with every seed, by the name of its folder."""
+    arms = config.arms() | config.between()
+    return {
+        str(run_folder(Path(), name, seed)): Run(arm, seed, config.multiples)
+        for name, arm in arms.items()
+        for seed in config.training_seeds
+    }
+
+
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    return out / name.replace(" ", "-") / f"seed{seed}"
+
+
+def trial_runs(config: Comparison) -> dict[str, Run]:
+    """The trainings that the arms' settings are chosen by."""
+    trials = config.trials
+    return {
+        f"trials/{name}/{trial}": Run(arm, trials.training_seed, [trials.multiple], arguments)
+        for name, arm in config.arms().items()
+        for trial, arguments in trials.trainings(name).items()
+    }
+
+
+def fit_run(name: str, run: Run, config: Comparison, tokenizer: str, out: Path) -> Path:
+    """Trains up to its budget; the folder."""
+    folder, cache = out / name, asdict(read_info(out / "tokens"))
+    callbacks = [
+        {"class_path": "vq.callbacks.EMA", "init_args": {"decay": config.ema}},
+        {"class_path": "generator.callbacks.Budget", "init_args": {"flops": config.c0, "multiples": run.multiples}},
+    ]
+    lengths = {"max_steps": -1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    protocol = {
+        "seed_everything": run.seed,
+        "trainer": {"callbacks": callbacks, **lengths},
+        "model": {"init_args": {"seed": run.seed, "decay": False} | run.arguments},
+        "data": {"seed": run.seed},
+    }
+    changes = merged(merged(merged(config.both, run.arm.changes), protocol), ONE_DEVICE)
+    flags = ["--model.tokenizer", tokenizer, "--data.train.folder", str(out / "tokens")]
+    fit(run.arm.recipe, changes, folder, folder / f"x{run.multiples[-1]}", flags, {"tokens": cache})
+    return folder
 
 
 def fit(
@@ -256,21 +320,11 @@ def measure(
     arm: Contestant, runs: list[Path], config: Comparison, examples: list[Example], device: str, bar: tqdm
 ) -> tuple[Arm, dict[str, list]]:
     """Everything about an arm that the claims ask for; and the scores that the report shows."""
-
-    def table(models: list[Trained], sampling: Sampling) -> list[list[Score]]:
-        return score_all(models, sampling, config, examples, bar)
-
-    models = {m: [Trained(run / f"x{m}", device) for run in runs] for m in config.multiples}
-    largest = models[config.multiples[-1]]
-    scaling = [table(models[multiple], arm.headline) for multiple in config.multiples]
-    curve = [table(largest, sampling) for sampling in arm.curve]
-    texts = [example.text for example in examples]
+    scaling, curve, shown = sample(arm, runs, config, examples, device, bar)
+    largest, texts = Trained(runs[0] / f"x{config.multiples[-1]}", device), [example.text for example in examples]
     seconds = {
-        count: [largest[0].seconds((texts * count)[:count], sampling) for sampling in arm.curve] for count in AT_ONCE
+        count: [largest.seconds((texts * count)[:count], sampling) for sampling in arm.curve] for count in AT_ONCE
     }
-    shown = {"first": [scores[0][0] for scores in scaling], "largest": scaling[-1]}
-    if arm is config.latents:
-        shown["not snapped"] = table(largest, replace(arm.headline, snap=False))
     found = Arm(
         scaling=torch.stack([hits(scores) for scores in scaling]),
         curve=torch.stack([hits(scores) for scores in curve]),
@@ -279,6 +333,68 @@ def measure(
         headline=scaling[-1][0][0].evaluations,
     )
     return found, shown
+
+
+def sample(
+    arm: Contestant, runs: list[Path], config: Comparison, examples: list[Example], device: str, bar: tqdm
+) -> tuple[list, list, dict[str, list]]:
+    """The scores of an arm's runs: by budget, along the curve, and those that the report shows."""
+
+    def table(models: list[Trained], sampling: Sampling) -> list[list[Score]]:
+        return score_all(models, sampling, config, examples, bar)
+
+    models = {m: [Trained(run / f"x{m}", device) for run in runs] for m in config.multiples}
+    largest = models[config.multiples[-1]]
+    scaling = [table(models[multiple], arm.headline) for multiple in config.multiples]
+    curve = [table(largest, sampling) for sampling in arm.curve]
+    shown = {"first": [scores[0][0] for scores in scaling], "largest": scaling[-1]}
+    if arm is config.latents:
+        shown["not snapped"] = table(largest, replace(arm.headline, snap=False))
+    return scaling, curve, shown
+
+
+def measure_alone(folders: dict[str, Path], config: Comparison, given) -> Path:
+    """The scores of one run, which the whole comparison then finds; not its seconds, as others may be at work."""
+    for name, folder in folders.items():
+        arm, examples = all_runs(config)[name].arm, prompts(config)
+        with tqdm(unit="score", desc=f"sampling and measuring {name}") as bar:
+            if arm in config.arms().values():
+                sample(arm, [folder], config, examples, given.device, bar)
+            else:
+                measure_bridge(arm, [folder], config, examples, given.device, bar)
+    return given.out
+
+
+def tune(folders: dict[str, Path], config: Comparison, given) -> Path:
+    """Chooses the arms' settings by their trials and writes them as a recipe; of one trial alone, only its score."""
+    trials, chosen, shares = config.trials, {}, {}
+    examples = fresh(open_videos(Path(config.videos), {}), trials.prompts, trials.prompt_seed)
+
+    def share(arm: str, trial: str, sampling: Sampling) -> float:
+        model = Trained(folders[f"trials/{arm}/{trial}"] / f"x{trials.multiple}", given.device)
+        score = model.score(examples, sampling, trials.sampling_seed, config.batch_size, config.shown)
+        return score.hits["all"].float().mean().item()
+
+    if given.only:
+        _, name, trial = given.only.split("/")
+        print(f"{given.only}: {share(name, trial, config.arms()[name].headline):.0%} of {trials.prompts} right")
+        return given.out
+    for name, arm in config.arms().items():
+        choice = choose(name, trials, arm.headline, partial(share, name))
+        chosen[name] = {
+            "recipe": arm.recipe,
+            "changes": merged(arm.changes, {"model": {"init_args": choice.changes}}),
+            "headline": asdict(replace(arm.headline, **choice.sampling)),
+            "curve": [asdict(replace(sampling, **choice.sampling)) for sampling in arm.curve],
+        }
+        shares[name] = choice.shares
+        for setting, found in choice.shares.items():
+            print(f"{name}, {setting}: {', '.join(f'{value:g} {right:.0%}' for value, right in found.items())}")
+    (given.out / "trials.json").write_text(json.dumps(shares, indent=1) + "\n")
+    file = given.out / "tuned.yaml"
+    file.write_text(yaml.safe_dump({"tuned": True} | chosen, sort_keys=False))
+    print(f"a recipe with what was best of each: -c {file}, behind this one")
+    return file
 
 
 def measure_bridge(

@@ -108,7 +108,8 @@ def random_masks(shape: Sequence[int], ratios: Tensor, rng: torch.Generator, kno
     rows = (*ratios.shape, -1)
     order = torch.rand(*shape, generator=rng)
     known = torch.zeros(*shape, dtype=torch.bool) if known is None else known
-    places = order.masked_fill(known, 2.0).view(rows).argsort(-1).argsort(-1)  # what is known comes last
+    ranked = order.masked_fill(known, 2.0).view(rows).argsort(-1)  # what is known comes last
+    places = torch.empty_like(ranked).scatter_(-1, ranked, torch.arange(ranked.shape[-1]).expand_as(ranked))
     free = (~known).view(rows).sum(-1)
     hidden = (ratios * free).ceil().clamp(min=1).minimum(free)
     return (places < hidden[..., None]).view(*shape)
