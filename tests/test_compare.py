@@ -91,8 +91,13 @@ def test_recipes_say_what_they_are_and_keep_the_protocol(recipe, monkeypatch):
     assert all(spent - 4 < got <= spent for got, spent in zip(latents, EVALUATIONS, strict=True))
     assert config.tokens.headline in config.tokens.curve and config.latents.headline in config.latents.curve
     changes = compare.merged(config.both, config.tokens.changes)["model"]["init_args"]
-    assert all(Path(arm.recipe).is_file() for arm in (config.tokens, config.latents, config.tokenizer))
-    assert changes["backbone"]["init_args"]["text_dim"] == changes["text"]["init_args"]["dim"]
+    assert all(Path(arm.recipe).exists() for arm in (config.tokens, config.latents, config.tokenizer))
+    if "backbone" in changes:
+        assert changes["backbone"]["init_args"]["text_dim"] == changes["text"]["init_args"]["dim"]
+    if config.trials:  # five of each, at the default among others
+        assert len(config.trials.guidance) == 5 and config.tokens.headline.guidance in config.trials.guidance
+        assert config.trials.prompt_seed != config.prompt_seed
+        assert config.trials.training_seed not in config.training_seeds
 
 
 @pytest.mark.parametrize("recipe", ["tiny", "shapes"])
@@ -271,3 +276,74 @@ def test_evaluations_are_counted_with_guidance_twice(tokenizer, generator, tmp_p
     assert (once.evaluations, twice.evaluations) == (5, 10)
     again = arms.Trained(folder, "cpu").score(examples, arms.Sampling(steps=3, revisions=2, guidance=2.0), 0)
     assert (again.clips == twice.clips).all() and again.hits["all"].equal(twice.hits["all"])
+
+
+TRIALS = {
+    "multiple": 1,
+    "learning_rate": [5e-3, 1e-2],
+    "guidance": [1.0, 2.0],
+    "temperature": [0.5, 1.0],
+    "shift": [1.0, 2.0],
+    "prompts": 2,
+}
+
+
+def test_trials_choose_the_settings_of_a_recipe(done, tmp_path, monkeypatch):
+    """One trial alone trains and scores that run; all of them find it there; what they choose is a recipe."""
+    shutil.copytree(done / "out/tokens", tmp_path / "out/tokens", ignore=shutil.ignore_patterns("seed*"))
+    shutil.copytree(done / "out/tokenizer", tmp_path / "out/tokenizer")
+    (tmp_path / "trials.yaml").write_text(yaml.safe_dump({"trials": TRIALS}))
+    flags = [*args(tmp_path), "-c", str(tmp_path / "trials.yaml"), "--tune"]
+    begun, fit = [], train.main
+    monkeypatch.setattr(train, "main", lambda command: begun.append(fit(command)))
+    compare.main([*flags, "--only", "trials/latents/shift-2"])
+    assert [cli.model.generator.shift for cli in begun] == [2.0]
+    best = {"learning_rate-0.005": 0, "learning_rate-0.01": 1, "shift-1": 1, "shift-2": 0}
+
+    def score(model, examples, sampling, seed, *rest):
+        assert (len(examples), seed) == (2, 100) and examples[0].text != arms.fresh(Shapes("test", 9, 32, 32), 1, 20)[
+            0
+        ].text
+        right = best[model.folder.parent.name] + (sampling.guidance == 1) + (sampling.temperature == 1)
+        return arms.Score({"all": torch.arange(4) < right}, 1, None)
+
+    monkeypatch.setattr(arms.Trained, "score", score)
+    file = compare.main(flags)
+    assert len(begun) == 6 and file == tmp_path / "out/tuned.yaml"
+    assert {cli.model.learning_rate for cli in begun} == {5e-3, 1e-2} and {cli.model.seed for cli in begun} == {100}
+    _, config = compare.parse([*args(tmp_path), "-c", str(file)])
+    assert config.tuned and config.tokens.changes["model"]["init_args"] == {"learning_rate": 1e-2}
+    assert config.latents.changes["model"]["init_args"] == {"learning_rate": 1e-2, "shift": 1.0}
+    assert {(s.guidance, s.temperature) for s in [config.tokens.headline, *config.tokens.curve]} == {(1.0, 1.0)}
+    assert {s.guidance for s in [config.latents.headline, *config.latents.curve]} == {1.0}
+    assert [s.steps for s in config.tokens.curve] == [s["steps"] for s in TOY["tokens"]["curve"]]
+    shares = json.loads((tmp_path / "out/trials.json").read_text())
+    assert shares["latents"]["shift"] == {"1.0": 0.25, "2.0": 0.0}
+
+
+def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):
+    shutil.copytree(done / "out", tmp_path / "out", ignore=shutil.ignore_patterns("latents", "scores", "report*"))
+    begun, fit = [], train.main
+    monkeypatch.setattr(train, "main", lambda command: begun.append(fit(command)))
+    compare.main([*args(tmp_path), "--only", "data"])
+    compare.main([*args(tmp_path), "--only", "latents/seed0"])
+    assert len(begun) == 1 and not (tmp_path / "out/report.html").exists()
+    compare.main([*args(tmp_path), "--only", "tokens/seed0"])
+    monkeypatch.setattr(arms, "draw", None)
+    monkeypatch.setattr(arms.Trained, "seconds", lambda *rest: 1.0)
+    compare.main(args(tmp_path))
+    same = [json.loads((f / "out/results.json").read_text())["scaling"] for f in (done, tmp_path)]
+    assert len(begun) == 1 and same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--only", "tokens/seed7"], "--only tokens/seed7: expected one of data, tokens/seed0, latents/seed0"),
+        (["--tune"], "--tune wants trials in the recipe"),
+        (["--trials", json.dumps(TRIALS | {"shift": [1.0]})], "expected as many different values of each"),
+    ],
+)
+def test_wrong_shares_of_the_work_are_told(flags, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        compare.main([*args(tmp_path), *flags])

@@ -61,32 +61,45 @@ class Muon(torch.optim.Optimizer):
                 (self._muon if group["orthogonal"] else self._adamw)(parameters, group)
         return loss
 
+    # Lists of tensors at once, as a GPU waits for a call for each of hundreds of small ones.
+
     def _muon(self, parameters: list[Tensor], group: dict) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        gradients = [parameter.grad for parameter in parameters]
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            ahead = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)  # Nesterov
-            alike.setdefault(ahead.shape, []).append((parameter, ahead))
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for parameter, matrix in zip(parameters, ahead, strict=True):
+            matrix = matrix.flatten(1)
+            alike.setdefault(matrix.shape, []).append((parameter, matrix))
         for shape, pairs in alike.items():  # matrices of one shape together: half the time
-            updates = orthogonal(torch.stack([ahead for _, ahead in pairs]))
-            for (parameter, _), update in zip(pairs, updates, strict=True):
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+            updates = orthogonal(torch.stack([matrix for _, matrix in pairs]))
+            updates = [update.view_as(parameter) for (parameter, _), update in zip(pairs, updates, strict=True)]
+            scale = -group["lr"] * 0.2 * max(shape) ** 0.5
+            torch._foreach_add_([parameter for parameter, _ in pairs], updates, alpha=scale)
 
     def _adamw(self, parameters: list[Tensor], group: dict) -> None:
+        beta1, beta2 = group["betas"]
+        alike: dict[float, list[Tensor]] = {}  # by their number of steps: most have had all
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state |= {"step": torch.zeros(()), "mean": torch.zeros_like(parameter)}
                 state["square"] = torch.zeros_like(parameter)
             state["step"] += 1
-            (beta1, beta2), step, gradient = group["betas"], state["step"].item(), parameter.grad
-            state["mean"].lerp_(gradient, 1 - beta1)
-            state["square"].lerp_(gradient.square(), 1 - beta2)
-            root = (state["square"] / (1 - beta2**step)).sqrt_().add_(1e-8)
-            parameter.addcdiv_(state["mean"], root, value=-group["lr"] / (1 - beta1**step))
+            alike.setdefault(state["step"].item(), []).append(parameter)
+        for step, some in alike.items():
+            gradients = [parameter.grad for parameter in some]
+            means, squares = ([self.state[parameter][name] for parameter in some] for name in ("mean", "square"))
+            torch._foreach_lerp_(means, gradients, 1 - beta1)
+            torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - beta2)
+            roots = torch._foreach_div(squares, 1 - beta2**step)
+            torch._foreach_sqrt_(roots)
+            torch._foreach_add_(roots, 1e-8)
+            torch._foreach_addcdiv_(some, means, roots, value=-group["lr"] / (1 - beta1**step))
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 
 from generator.backbone import VideoTransformer, attend, rate_and_size, rotary, rotate
 from generator.guidance import guide
-from generator.masked import Head, MaskedGenerator, masked_loss
+from generator.masked import DigitEmbedding, Head, MaskedGenerator, masked_loss
 from generator.puzzles import random_masks
 from generator.text import ByteText
 from vq.config import build
@@ -282,3 +282,20 @@ def test_a_batch_of_a_bucket_loses_what_its_clips_lose(grid):
         alone = torch.stack([masked_loss(model, tokens[r], mask[r], model.read(texts[r]))[0] for r in rows])
     hidden = mask.flatten(1).sum(1)
     torch.testing.assert_close(together, (alone * hidden).sum() / hidden.sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_products_with_ones_and_zeros_look_up(precision, monkeypatch):
+    """Under autocast, too, the sums are those of looking up, and the gradients: nothing is rounded."""
+    torch.manual_seed(0)
+    table, digit = DigitEmbedding((8, 5, 5), 16), torch.randint(200, (2, 3, 4, 4))
+    found = []
+    for rows in (0, 128):
+        monkeypatch.setattr(DigitEmbedding, "LOOK_UP", rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+            vectors = table(digit)
+        vectors.square().sum().backward()
+        found.append([vectors, *(part.weight.grad for part in table.tables)])
+        table.zero_grad()
+    assert all(a.dtype == torch.float32 for a in found[1])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*found, strict=True))
