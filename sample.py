@@ -23,6 +23,7 @@ from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
 from generator import jobs
 from generator.diffusion import SOLVERS, DiffusionGenerator, Euler, Solver
+from generator.draws import DRAWS
 from generator.editing import TASKS
 from generator.filling import RANGES, Settings, knobs
 from generator.guidance import Guidance
@@ -300,13 +301,15 @@ def describe(
         for name, told in record["sources"].items():
             if sources.get(name, told) != told:
                 raise ValueError(f"{name} is not what it was when {options.source} was written: give the old one")
-        device = record.get("versions", {}).get("device", model.device.type)
-        if device != model.device.type:
-            warnings.warn(
-                f"{options.source} tells of a video made on {device}: draws on {model.device.type} are others, and so "
-                "will the video be",
-                stacklevel=1,
+        made, here = record.get("versions", {}), versions(model)
+        other = {name: made.get(name) for name in ("draws", "device") if made.get(name) != here[name]}
+        if other:
+            why = (
+                "is of a version that drew other numbers"
+                if "draws" in other
+                else f"tells of a video made on {made.get('device')}, and {here['device']} rounds otherwise"
             )
+            warnings.warn(f"{options.source} {why}: the video may be another", stacklevel=1)
     records = {}
     for prompt in [list(job.story)] if job.story else options.prompt or [""]:
         for seed in range(options.seed, options.seed + options.num):
@@ -321,13 +324,19 @@ def describe(
                 "fps": fps,
                 "settings": {name: value for name, value in vars(options).items() if name not in NO_SETTINGS},
                 "sources": sources,
-                "versions": {
-                    "torch": torch.__version__,
-                    "python": sys.version.split()[0],
-                    "device": model.device.type,
-                },
+                "versions": versions(model),
             }
     return records
+
+
+def versions(model: VideoGenerator) -> dict[str, str]:
+    """What a video depends on besides its settings."""
+    return {
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "device": model.device.type,
+        "draws": DRAWS,
+    }
 
 
 if __name__ == "__main__":

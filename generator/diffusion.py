@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from generator.actions import Actions
 from generator.backbone import TextMemory, VideoTransformer
+from generator.draws import Draws
 from generator.masked import TokenGenerator
 from generator.text import TextEncoder
 from vq.config import Configurable
@@ -222,16 +223,15 @@ def integrate(
     Args:
         velocity: of latents at a time.
         latents: normalised (b, d, t, h, w), read where ``known``, bool (b, t, h, w).
-        seeds: one a sample; every draw of a sample comes from a generator of its own.
+        seeds: one a sample, of which every draw of it is a function.
         steps: calls of the velocity, at most.
     """
     if len(seeds) != len(latents):
         raise ValueError(f"got {len(seeds)} seeds for {len(latents)} samples: give one a sample")
-    rngs = [torch.Generator(latents.device).manual_seed(seed) for seed in seeds]
-    known = known[:, None]
+    draws, known = Draws(seeds, latents.device), known[:, None]
 
     def draw() -> Tensor:
-        return torch.stack([torch.randn(latents.shape[1:], generator=rng, device=rng.device) for rng in rngs])
+        return draws.normal(*latents.shape[1:])
 
     def unknown_only(x: Tensor, time: float) -> Tensor:
         return velocity(x, time).masked_fill(known, 0)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generator import tasks
+from generator.draws import Draws
 from generator.tasks import Canvas
 from generator.upscaling import enlarge
 
@@ -98,8 +99,7 @@ def edit(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """
     clip = model.encode(whole(model, job.clips[0]))
     if job.forget == "random":
-        rngs = [torch.Generator().manual_seed(seed - TURN) for seed in fill.seeds]
-        scores = torch.stack([torch.rand(clip.shape[1:], generator=rng) for rng in rngs])
+        scores = Draws([seed - TURN for seed in fill.seeds]).uniform(*clip.shape[1:])
     else:
         fps = fill.sampling.get("fps")
         likely = {text: model.likelihood(clip, text, fps=fps) for text in set(fill.texts)}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from generator.backbone import TextMemory, VideoTransformer, sinusoid
 from generator.diffusion import DiffusionGenerator, Numbers, Solver, Velocity
+from generator.draws import Draws
 from generator.masked import TokenGenerator
 from generator.samplers import Draw
 from generator.text import TextEncoder
@@ -176,14 +177,11 @@ def drawing(numbers: Numbers, solver: Solver, steps: int = HEAD_STEPS) -> Draw:
     nobody knows: the confidence is 0.
     """
 
-    def draw(
-        velocity: Velocity, asked: Tensor, rngs: Sequence[torch.Generator], *rest, **more
-    ) -> tuple[Tensor, Tensor]:
-        cells, channels = asked.flatten(1).sum(1).tolist(), numbers.vectors.shape[1]
+    def draw(velocity: Velocity, asked: Tensor, draws: Draws, *rest, **more) -> tuple[Tensor, Tensor]:
+        channels = numbers.vectors.shape[1]
 
         def noise() -> Tensor:
-            rows = zip(cells, rngs, strict=True)
-            return torch.cat([torch.randn(m, channels, generator=rng, device=rng.device) for m, rng in rows])
+            return draws.normal(*asked.shape[1:], channels)[asked]
 
         x = noise()
         for t, s in pairwise(solver.times(steps)):

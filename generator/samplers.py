@@ -1,18 +1,20 @@
 """Sampling: fill the masked cells of a canvas in a few steps, most promising ones first.
 
 A sampler knows neither network nor trainer. It is given ``predict(tokens, where, progress)`` and an ``Order``, which
-scores the cells: the highest are committed first. Every draw of a sample comes from a generator of its own, so that a
-sample depends on its seed and not on the batch that it happened to be in.
+scores the cells: the highest are committed first. Every draw is a function of the sample's seed (``generator.draws``):
+a sample does not depend on the batch that it happens to be in.
 
 There is one loop. Before a step some cells may be forgotten: a share of the committed ones (re-masking), or once all
 steps are done every third frame in turn (revisions). Then the schedule says how many masked cells may be left.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from generator.draws import Draws
 from generator.orders import Cells, Order
 from generator.schedules import Cosine, Schedule
 from generator.tasks import Canvas
@@ -74,16 +76,16 @@ def sample(
     schedule, lean, draw = schedule or Cosine(), lean and order.blind, draw or draw_tokens
     first, last = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
     grid, device = tuple(canvas.tokens.shape[1:]), canvas.tokens.device
-    rngs = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    draws, n = Draws(seeds, device), math.prod(grid)
     tokens = canvas.masked_tokens()
     unknown = (~canvas.known).flatten(1).sum(1)
     likely = torch.zeros(tokens.shape, device=device)  # the probability that each committed token was drawn with
     for step in range(steps + revisions):
-        revising, progress = step >= steps, min(1.0, step / steps)
+        revising, progress, now = step >= steps, min(1.0, step / steps), draws.at(step)
         if revising:
             tokens = tokens.masked_fill(third(grid, step - steps).to(device) & ~canvas.known, canvas.mask_id)
         elif remask:
-            forgotten = _unlikely(likely, ~canvas.known & (tokens != canvas.mask_id), remask, rngs)
+            forgotten = _unlikely(likely, ~canvas.known & (tokens != canvas.mask_id), remask, now)
             tokens = tokens.masked_fill(forgotten, canvas.mask_id)
         left = torch.zeros_like(unknown)
         if step < steps - 1:
@@ -91,20 +93,20 @@ def sample(
             left = (share * unknown.double()).round().long()
         masked = tokens == canvas.mask_id
         count = masked.flatten(1).sum(1) - left  # to commit now, (b,)
-        busy = count > 0  # a sample that is ahead of the schedule waits, and draws nothing
+        busy = count > 0  # a sample that is ahead of the schedule waits
         masked = masked & busy[:, None, None, None]
         if not busy.any():
             continue
         asked = masked
         if lean:
-            cells = Cells(grid, progress, _noise(busy, masked, rngs))
+            cells = Cells(grid, progress, now.gumbel(n))
             asked = _highest(order.scores(cells), masked, count)
         heat = last / 2 if revising else first + (last - first) * step / max(1, steps - 1)
-        drawn, *judged = draw(predict(tokens, asked, progress), asked, rngs, heat, top_k, top_p, judge=not order.blind)
+        drawn, *judged = draw(predict(tokens, asked, progress), asked, now, heat, top_k, top_p, judge=not order.blind)
         commit = asked
         if not lean and not revising:
             told = (_on_grid(number, asked).flatten(1) for number in judged)
-            cells = Cells(grid, progress, _noise(busy, masked, rngs), *told)
+            cells = Cells(grid, progress, now.gumbel(n), *told)
             commit = _highest(order.scores(cells), masked, count) | order.sure(cells).view_as(masked) & masked
         tokens = torch.where(commit, _on_grid(drawn, asked), tokens)
         likely = torch.where(commit, _on_grid(judged[0], asked).exp(), likely)
@@ -121,11 +123,10 @@ def third(grid: tuple[int, int, int], turn: int) -> Tensor:
     return (t if grid[0] > 1 else h + w) % 3 == (turn + 1) % 3
 
 
-def _unlikely(likely: Tensor, committed: Tensor, share: float, rngs: list[torch.Generator]) -> Tensor:
+def _unlikely(likely: Tensor, committed: Tensor, share: float, draws: Draws) -> Tensor:
     """A ``share`` of the committed cells (b, t, h, w), drawn with the odds exp(-probability) of ReMDM-conf."""
     count = (share * committed.flatten(1).sum(1)).round().long()
-    gumbel = torch.stack([_gumbel((committed[0].numel(),), rng) for rng in rngs])
-    return _highest(gumbel - likely.flatten(1), committed, count)
+    return _highest(draws.gumbel(committed[0].numel()) - likely.flatten(1), committed, count)
 
 
 def _highest(scores: Tensor, cells: Tensor, count: Tensor) -> Tensor:
@@ -138,27 +139,26 @@ def _highest(scores: Tensor, cells: Tensor, count: Tensor) -> Tensor:
 def draw_tokens(
     predictions: Predictions,
     asked: Tensor,
-    rngs: list[torch.Generator],
+    draws: Draws,
     temperature: float,
     top_k: int | None,
     top_p: float,
     judge: bool,
 ) -> tuple[Tensor, ...]:
-    """A token for each asked cell by the Gumbel-max trick, (m,), and its confidence; to ``judge`` it also its margin
-    and entropy, which cost further passes over the logits. See ``Cells``.
+    """A token for each asked cell, (m,), and its confidence; to ``judge`` it also its margin and entropy, which cost
+    further passes over the logits. See ``Cells``.
 
     How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
     """
-    cells = asked.flatten(1).sum(1).tolist()
-    digits = torch.empty(sum(cells), 0, dtype=torch.long, device=asked.device)
+    digits = torch.empty(int(asked.sum()), 0, dtype=torch.long, device=asked.device)
     sizes, confidence, margin, entropy = [], 0, torch.tensor(torch.inf, device=asked.device), 0
     for predict in predictions:
         logits = predict(digits).float()
-        noisy = logits
         if temperature > 0:
-            gumbel = torch.cat([_gumbel((m, logits.shape[1]), rng) for m, rng in zip(cells, rngs, strict=True)])
-            noisy = _likeliest(logits, temperature, top_k, top_p) + temperature * gumbel
-        chosen = noisy.argmax(1, keepdim=True)
+            odds = (_likeliest(logits, temperature, top_k, top_p) / temperature).softmax(1)
+            chosen = _pick(odds, draws.uniform(*asked.shape[1:])[asked])
+        else:
+            chosen = logits.argmax(1, keepdim=True)
         log_probs = logits.log_softmax(1)
         confidence = confidence + log_probs.gather(1, chosen).squeeze(1)
         if judge:
@@ -169,6 +169,15 @@ def draw_tokens(
         sizes.append(logits.shape[1])
     tokens = from_digits(digits, tuple(sizes))
     return (tokens, confidence, margin, entropy) if judge else (tokens, confidence)
+
+
+def _pick(odds: Tensor, u: Tensor) -> Tensor:
+    """The value (m, 1) at which the sum of the odds (m, k) so far reaches the share u (m,) in (0, 1) of all.
+
+    A number a cell: noise on each of a thousand logits (Gumbel-max) takes as long as the network. In float32.
+    """
+    reached = odds.cumsum(1)
+    return torch.searchsorted(reached, u[:, None] * reached[:, -1:])
 
 
 def _likeliest(logits: Tensor, temperature: float, top_k: int | None, top_p: float) -> Tensor:
@@ -182,19 +191,6 @@ def _likeliest(logits: Tensor, temperature: float, top_k: int | None, top_p: flo
         beyond[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)
     return logits
-
-
-def _noise(busy: Tensor, cells: Tensor, rngs: list[torch.Generator]) -> Tensor:
-    """Gumbel noise (b, n) for the scores of the busy samples; the others' generators stay where they are."""
-    n = cells[0].numel()
-    rows = zip(busy.tolist(), rngs, strict=True)
-    return torch.stack([_gumbel((n,), rng) if active else busy.new_zeros(n, dtype=torch.float) for active, rng in rows])
-
-
-def _gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """Gumbel(0, 1) noise in fp32: in half precision the tails, which decide, are cut off (arXiv 2409.02908)."""
-    exponential = torch.empty(shape, device=rng.device).exponential_(generator=rng)
-    return -exponential.clamp_min(1e-20).log()
 
 
 def _on_grid(values: Tensor, asked: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from generator.backbone import TextMemory
+from generator.draws import Draws
 from generator.masked import TokenGenerator, digits_loss
 from generator.samplers import Predictions, draw_tokens
 from generator.schedules import Cosine, Schedule
@@ -110,7 +111,7 @@ def denoise(
 
     Args:
         predict: for each digit its logits at the unknown cells, see ``Denoiser``.
-        seeds: one a sample; every draw of a sample comes from a generator of its own.
+        seeds: one a sample, of which every draw of it is a function.
         sizes: values of each digit.
         steps: calls of ``predict``.
         schedule: the level over the steps; None: cosine.
@@ -121,27 +122,20 @@ def denoise(
     if len(seeds) != len(canvas.tokens):
         raise ValueError(f"got {len(seeds)} seeds for {len(canvas.tokens)} samples: give one a sample")
     first, last = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
-    rngs = [torch.Generator(canvas.tokens.device).manual_seed(seed) for seed in seeds]
+    draws, number = Draws(seeds, canvas.tokens.device), len(sizes)
     unknown = ~canvas.known
-    cells = unknown.flatten(1).sum(1).tolist()
 
-    def drawn(draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
-        return torch.cat([draw(m, rng) for m, rng in zip(cells, rngs, strict=True)])
-
-    def noise(m: int, rng: torch.Generator) -> Tensor:
-        return torch.stack([torch.randint(size, (m,), generator=rng, device=rng.device) for size in sizes], dim=-1)
-
-    def uniform(m: int, rng: torch.Generator) -> Tensor:
-        return torch.rand(m, len(sizes), generator=rng, device=rng.device)
+    def uniform() -> Tensor:
+        return draws.uniform(*unknown.shape[1:], number)[unknown]  # m digits
 
     def grid(digits: Tensor) -> Tensor:
         return canvas.tokens.masked_scatter(unknown, from_digits(digits, sizes))
 
-    digits = drawn(noise)  # m digits
+    digits = (uniform() * torch.tensor(sizes, device=unknown.device)).long()
     levels = (schedule or Cosine())(torch.arange(steps, dtype=torch.float64) / steps).tolist()
     for step, (level, left) in enumerate(pairwise([*levels, 0.0])):
         heat = first + (last - first) * step / max(1, steps - 1)
         answers = predict(grid(digits), level, step / steps)
-        clean, _ = draw_tokens(answers, unknown, rngs, heat, top_k, top_p, judge=False)
-        digits = torch.where(drawn(uniform) >= left / level, to_digits(clean, sizes), digits)
+        clean, _ = draw_tokens(answers, unknown, draws, heat, top_k, top_p, judge=False)
+        digits = torch.where(uniform() >= left / level, to_digits(clean, sizes), digits)
     return grid(digits)

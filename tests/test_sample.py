@@ -67,7 +67,8 @@ def test_sizes_images_and_samplers(model, tmp_path):
 
 def test_knobs_of_the_sampler(model, tmp_path):
     def video(*args):
-        (path,) = run(model, tmp_path / f"{len(list(tmp_path.glob('*.gif')))}.gif", "--prompt", "a red circle", *args)
+        out = tmp_path / f"{len(list(tmp_path.glob('*.gif')))}.gif"
+        (path,) = run(model, out, "--prompt", "a red circle", "--revisions", "0", *args)
         return read_clip(path)[0], json.loads(path.with_suffix(".json").read_text())["settings"]
 
     default, _ = video()
@@ -85,8 +86,12 @@ def test_a_record_of_another_device_is_told_apart(model, tmp_path):
     record = json.loads((tmp_path / "a.json").read_text())
     record["versions"]["device"] = "cuda"
     (tmp_path / "a.json").write_text(json.dumps(record))
-    with pytest.warns(UserWarning, match="made on cuda: draws on cpu are others"):
+    with pytest.warns(UserWarning, match="made on cuda, and cpu rounds otherwise"):
         run(model, tmp_path / "b.gif", "--from", str(tmp_path / "a.json"), "--device", "cpu")
+    del record["versions"]["draws"]
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.warns(UserWarning, match="of a version that drew other numbers"):
+        run(model, tmp_path / "c.gif", "--from", str(tmp_path / "a.json"), "--device", "cpu")
     record["settings"] = {"task": "play"}
     (tmp_path / "a.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="tells of a game"):

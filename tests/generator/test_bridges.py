@@ -10,6 +10,7 @@ from test_diffusion import HEADS, gaussian
 from generator import tasks
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator, Euler, Numbers, logit_normal
+from generator.draws import Draws
 from generator.filling import Piece, denoiser, knobs
 from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
@@ -179,7 +180,7 @@ def test_an_oracle_is_a_fixed_point_of_drawing_and_known_latents_stay(steps):
 def test_the_head_reaches_the_distribution():
     numbers, asked = Numbers(1, torch.device("cpu")), torch.ones(1, 1, 40, 100, dtype=torch.bool)
     draw = drawing(numbers, Euler(), 200)
-    drawn, confidence = draw(gaussian(2.0, 0.5), asked, [torch.Generator().manual_seed(0)], 1.0, judge=False)
+    drawn, confidence = draw(gaussian(2.0, 0.5), asked, Draws([0]), 1.0, judge=False)
     x = numbers.vectors[drawn]
     assert x.shape == (4000, 1) and not confidence.any()
     assert x.mean().item() == pytest.approx(2, abs=0.04) and x.std().item() == pytest.approx(0.5, abs=0.03)

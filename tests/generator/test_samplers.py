@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from generator import tasks
+from generator.draws import Draws
 from generator.orders import ORDERS, Cells, Confidence, Entropy, Margin, Threshold, halton_ranks
-from generator.samplers import _unlikely, sample, third
+from generator.samplers import _pick, _unlikely, sample, third
 from generator.schedules import Arccos, Cosine, Exponential, Linear
 
 GRID, K = (3, 4, 5), 20
@@ -181,11 +182,23 @@ def test_temperature_zero_is_greedy_and_one_follows_the_distribution():
     assert share == pytest.approx(0.3, abs=0.04)  # four standard deviations
 
 
+@pytest.mark.parametrize("k", [2, 7, 1000])
+def test_values_are_picked_by_their_odds(k):
+    """Of values that are ruled out none is, not even at the edges; the others come as often as they should."""
+    odds = torch.rand(1, k).masked_fill(torch.arange(k) % 3 == 1, 0)
+    odds = odds / odds.sum()
+    shares = torch.arange(1, 2**16) / 2**16
+    counts = _pick(odds.expand(len(shares), -1), shares).flatten().bincount(minlength=k)
+    assert (counts[odds[0] == 0] == 0).all() and len(counts) == k
+    assert (counts / len(shares) - odds[0]).abs().max() < 2 / 2**15
+    edges = torch.tensor([2.0**-24, 1 - 2.0**-24])
+    assert (_pick(odds.expand(2, -1), edges).flatten() == torch.tensor([0, odds[0].nonzero().max()])).all()
+
+
 def test_remasking_forgets_the_unlikely_rather_than_others():
     committed = torch.rand(2, 2, 50, 40) < 0.9
     likely = torch.randint(2, committed.shape).float()  # forgotten with odds of 1 to e
-    rngs = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    forgotten = _unlikely(likely, committed, 0.1, rngs)
+    forgotten = _unlikely(likely, committed, 0.1, Draws(range(2)))
     assert not (forgotten & ~committed).any()
     assert (forgotten.flatten(1).sum(1) - 0.1 * committed.flatten(1).sum(1)).abs().max() <= 0.5
     assert likely[forgotten].mean().item() == pytest.approx(1 / (1 + torch.e), abs=0.07)  # four standard deviations

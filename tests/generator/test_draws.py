@@ -1,0 +1,53 @@
+"""Numbers that are functions of seed, turn and cell: as random as they have to be, and of nothing else."""
+
+import pytest
+import torch
+
+from generator.draws import GOLDEN, Draws, mix
+
+N = 100_000
+
+
+def test_the_hash_is_splitmix64():
+    """Against the outputs that Vigna's splitmix64.c has for the seed 1234567."""
+    known = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)
+    state = torch.tensor([1234567]) + torch.arange(1, 6) * GOLDEN
+    assert [number % 2**64 for number in mix(state).tolist()] == list(known)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "deviation"), [("uniform", 0.5, 12**-0.5), ("normal", 0, 1), ("gumbel", 0.5772, 1.2825)]
+)
+def test_moments(kind, mean, deviation):
+    drawn = getattr(Draws(range(3)), kind)(N)
+    assert drawn.shape == (3, N) and drawn.dtype == torch.float32 and drawn.isfinite().all()
+    assert (drawn.mean(1) - mean).abs().max() < 4.5 * deviation / N**0.5
+    assert (drawn.std(1) / deviation - 1).abs().max() < 0.02
+
+
+def test_uniform_draws_are_uniform_and_never_an_edge():
+    drawn = Draws([0]).uniform(N)[0]
+    counts = (drawn * 100).long().bincount(minlength=100)
+    assert (
+        len(counts) == 100 and ((counts - N / 100).square() / (N / 100)).sum() < 160
+    )  # chi-square, 99 degrees, p 1e-4
+    assert drawn.min() > 0 and drawn.max() < 1
+
+
+def test_seeds_turns_steps_and_neighbours_do_not_know_each_other():
+    first, second = Draws([0, 1, 2**40, -1, 2**64 - 2]), Draws([0])
+    rows = [*first.uniform(N), *first.uniform(N), *first.at(0).uniform(N), *first.at(1).uniform(N)]
+    second.uniform(N), second.uniform(N)
+    rows += [*second.uniform(N), rows[0].roll(1), rows[0].roll(2), rows[0].roll(64)]
+    off = torch.corrcoef(torch.stack(rows)) - torch.eye(len(rows))
+    assert off.abs().max() < 5 / N**0.5
+
+
+def test_nothing_but_seed_and_turn_matters():
+    alone, together = Draws([7]), Draws([3, 7, -5])
+    assert alone.uniform(4, 5)[0].equal(together.uniform(20)[1].view(4, 5))  # a cell is its number
+    assert alone.normal(6)[0].equal(together.normal(9)[1, :6])
+    together.uniform(1)  # what others do besides does not move a step
+    assert alone.at(3).gumbel(8)[0].equal(together.at(3).gumbel(8)[1])
+    assert not alone.at(3).gumbel(8).equal(alone.at(4).gumbel(8))
+    assert Draws([2**64 - 1]).uniform(3).equal(Draws([-1]).uniform(3))
