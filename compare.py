@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 import train
 from data.commands import Parser, find_device, run
-from data.tokens import read_info
+from data.tokens import TokenCache, read_info
 from data.video import Example
 from evaluation import comparison
 from evaluation.__main__ import open_videos
-from evaluation.arms import Sampling, Score, Trained, fresh, right
+from evaluation.arms import Sampling, Score, Trained, fresh, keep, right
 from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
 from evaluation.clips import eight_bits
 from evaluation.report import write_report
@@ -130,9 +130,14 @@ def main(args: list[str] | None = None) -> Path:
     runs = trial_runs(config) if given.tune else all_runs(config)
     if given.only not in (None, PREPARE, *runs):
         raise ValueError(f"--only {given.only}: expected one of {', '.join([PREPARE, *runs])}")
+    if given.only in runs and not is_whole(given.out / "tokens"):
+        raise ValueError(f"--only {given.only} trains on what all runs share: first run the same with --only {PREPARE}")
     tokenizer = fit_tokenizer(config.tokenizer, given.out / "tokenizer")
     flags = ["--tokenizer", tokenizer, "--data", config.videos, "--clips", str(config.clips)]
-    encode.main([*flags, "--out", str(given.out / "tokens")])
+    if given.only in (None, PREPARE):
+        encode.main([*flags, "--out", str(given.out / "tokens")])
+    if given.only == PREPARE:
+        return given.out
     wanted = {name: run for name, run in runs.items() if given.only in (None, name)}
     folders = {name: fit_run(name, run, config, tokenizer, given.out) for name, run in wanted.items()}
     if given.tune:
@@ -140,6 +145,13 @@ def main(args: list[str] | None = None) -> Path:
     if given.only:
         return measure_alone(folders, config, given)
     return compare(tokenizer, config, given)
+
+
+def is_whole(cache: Path) -> bool:
+    try:
+        return len(TokenCache(str(cache))) > 0
+    except ValueError:
+        return False
 
 
 def compare(tokenizer: str, config: Comparison, given) -> Path:
@@ -195,6 +207,12 @@ def parse(args: list[str] | None) -> tuple:
         if len(set(seeds := getattr(config, name))) < len(seeds):
             raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
     recipes = [part.recipe for part in (config.tokens, config.latents, *config.between().values())]
+    if (trials := config.trials) and (
+        trials.prompt_seed == config.prompt_seed
+        or trials.training_seed in config.training_seeds
+        or trials.sampling_seed in config.sampling_seeds
+    ):
+        raise ValueError("trials have a seed of the comparison: what chooses the settings may not be what is reported")
     if given.tune and config.trials is None:
         raise ValueError("--tune wants trials in the recipe, as configs/compare/shapes.yaml has them")
     if missing := [file for file in (config.videos, *recipes) if not Path(file).is_file()]:
@@ -277,11 +295,11 @@ def fit(
     there = json.loads(file.read_text()) if file.is_file() else record
     if other := [name for name in sorted({*record, *there}) if record.get(name) != there.get(name)]:
         raise ValueError(f"{folder} holds a run of other {', '.join(other)}: delete it, or give another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    overlay.write_text(yaml.safe_dump(changes))
-    file.write_text(json.dumps(record))
     if (result / "config.yaml").is_file():
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    overlay.write_text(yaml.safe_dump(changes))
+    keep(file, record)
     print(f"\ntraining {folder}", flush=True)
     where = ["--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
     train.main(["fit", "-c", recipe, "-c", str(overlay), *where, *(flags or [])])

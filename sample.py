@@ -23,7 +23,7 @@ from data.records import fingerprint, is_made, read_record, write_with_record
 from data.video import is_image, probe, read_clip
 from generator import jobs
 from generator.diffusion import SOLVERS, DiffusionGenerator, Euler, Solver
-from generator.draws import DRAWS
+from generator.draws import versions
 from generator.editing import TASKS
 from generator.filling import RANGES, Settings, knobs
 from generator.guidance import Guidance
@@ -301,7 +301,7 @@ def describe(
         for name, told in record["sources"].items():
             if sources.get(name, told) != told:
                 raise ValueError(f"{name} is not what it was when {options.source} was written: give the old one")
-        made, here = record.get("versions", {}), versions(model)
+        made, here = record.get("versions", {}), versions(model.device)
         other = {name: made.get(name) for name in ("draws", "device") if made.get(name) != here[name]}
         if other:
             why = (
@@ -324,19 +324,9 @@ def describe(
                 "fps": fps,
                 "settings": {name: value for name, value in vars(options).items() if name not in NO_SETTINGS},
                 "sources": sources,
-                "versions": versions(model),
+                "versions": versions(model.device),
             }
     return records
-
-
-def versions(model: VideoGenerator) -> dict[str, str]:
-    """What a video depends on besides its settings."""
-    return {
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-        "device": model.device.type,
-        "draws": DRAWS,
-    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     pip install phenaki-pytorch==0.5.0 magvit2-pytorch==0.5.1      # one that is missing is left out, with a sentence
     python benchmarks/throughput.py [--size b --tokenizer l --clip 17 64 64 --batch 256 --seconds 3 --minutes 8]
+    python benchmarks/throughput.py --parts sampling --costliest 12        # where the time goes, first of all
     python benchmarks/throughput.py --size xs --tokenizer xs --clip 5 32 32 --batch 4 --seconds 1 --eager    # on a CPU
 
 Made for ten minutes of a GPU with nobody at it: a measurement is a line in --out as soon as it is there, what fails is
@@ -36,6 +37,7 @@ import torch
 import yaml
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -73,6 +75,7 @@ class Bench:
     device: torch.device
     bf16: bool  # whether the device computes in it; float32 otherwise
     seconds: float  # of a measurement
+    costliest: int = 0  # how many of a call's costliest operations are told
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,8 @@ def timing(bench: Bench, call: Callable, batch: int, bf16: bool) -> dict:
     first, guess = lap(1), lap(1)
     calls = max(1, round(bench.seconds / ROUNDS / guess))
     laps = [lap(calls) for _ in range(ROUNDS)]
-    return {
+    told = {"operations": operations(bench, call)} if bench.costliest else {}
+    return told | {
         "precision": "bf16" if bf16 else "float32",
         "batch": batch,
         "seconds": statistics.median(laps),
@@ -220,6 +224,19 @@ def timing(bench: Bench, call: Callable, batch: int, bf16: bool) -> dict:
         "first": first,
         "memory": torch.cuda.max_memory_allocated() if cuda else None,
     }
+
+
+def operations(bench: Bench, call: Callable) -> list[list]:
+    """The costliest operations of a call: name, how often, milliseconds of the device altogether.
+
+    Where their sum is far below the time of the call, the device waits for the program."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (bench.device.type == "cuda")
+    with profile(activities=activities) as profiled:
+        call()
+        synchronize(bench.device)
+    kind = "self_cpu_time_total" if bench.device.type == "cpu" else "self_device_time_total"
+    found = [[event.key, event.count, getattr(event, kind) / 1000] for event in profiled.key_averages()]
+    return sorted(found, key=lambda row: -row[2])[: bench.costliest]
 
 
 def synchronize(device: torch.device) -> None:
@@ -343,6 +360,9 @@ def table(part: str, rows: list[dict]) -> str:
             f"{row['memory'] / 1e9:.1f}" if row["memory"] else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    for row in rows:
+        for name, times, milliseconds in row.get("operations", []):
+            lines.append(f"  {row['who']}, {row['precision']}: {milliseconds:.2f} ms in {times} x {name[:80]}")
     return "\n".join(lines)
 
 
@@ -361,6 +381,8 @@ def main(args: list[str] | None = None) -> list[dict]:
     parser.add_argument("--steps", type=int, default=16, help="of sampling")
     parser.add_argument("--seconds", type=float, default=3, help="of a measurement, beside two calls before it")
     parser.add_argument("--minutes", type=float, default=8, help="no measurement is begun after them")
+    parser.add_argument("--parts", nargs="+", default=[""], help="only tables whose titles hold one of these words")
+    parser.add_argument("--costliest", type=int, default=0, help="operations of each call, by their time on the device")
     parser.add_argument("--eager", action="store_true", help="compile nothing, which takes minutes on a CPU")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--out", type=Path, default=Path("out/throughput.jsonl"), help="is appended to")
@@ -377,7 +399,9 @@ def main(args: list[str] | None = None) -> list[dict]:
     size = arguments(GENERATORS[given.size])
     shape = size["backbone"]["init_args"]
     setup = Setup(shape["dim"], shape["depth"], shape["heads"], grid, given.steps, device=str(device))
-    bench = Bench(setup, size["text"]["init_args"], tuple(given.clip), device, has_bf16(device), given.seconds)
+    bench = Bench(
+        setup, size["text"]["init_args"], tuple(given.clip), device, has_bf16(device), given.seconds, given.costliest
+    )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     peaks = {"of_card": card_peak(name), "of_products": measured_peak(bench)}
     rows = []
@@ -389,7 +413,8 @@ def main(args: list[str] | None = None) -> list[dict]:
             file=lines,
             flush=True,
         )
-        for job in jobs(bench, given.codebooks, given.tokenizer, given.batch, given.eager):
+        todo = jobs(bench, given.codebooks, given.tokenizer, given.batch, given.eager)
+        for job in [job for job in todo if any(word in job.part for word in given.parts)]:
             rows.append(with_shares(attempt(job, deadline), peaks))
             for place in (lines, sys.stderr):
                 print(json.dumps(rows[-1]), file=place, flush=True)

@@ -9,7 +9,14 @@ import torch
 
 from data.writing import write_pieces
 
-MAKES = ("prompt", "seed", "size", "fps", "settings", "sources")  # what decides the video; versions only inform
+MAKES = (
+    "prompt",
+    "seed",
+    "size",
+    "fps",
+    "settings",
+    "sources",
+)  # the video; and draws, of versions
 
 
 def read_record(path: str | Path) -> dict:
@@ -38,6 +45,8 @@ def is_made(path: Path, record: dict) -> bool:
                 keys = found[name].keys() | record[name].keys()
                 differing = ", ".join(sorted(k for k in keys if found[name].get(k) != record[name].get(k)))
             raise ValueError(f"{beside} tells of another video (not the same {differing}): give another --out")
+    if found.get("versions", {}).get("draws") != record.get("versions", {}).get("draws"):
+        raise ValueError(f"{beside} is of a version that drew other numbers: give another --out")
     return path.exists()
 
 

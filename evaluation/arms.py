@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,7 @@ class Trained:
     def seconds(self, texts: list[str], sampling: Sampling, repeats: int = 3) -> float:
         """Seconds a clip, decoding included, of as many clips at once as there are texts: the median of some runs."""
         about = {"clips": len(texts), "device": self.device, "threads": torch.get_num_threads()}
+        about |= {"card": torch.cuda.get_device_name(self.device)} if self.device.startswith("cuda") else {}
         about |= {"torch": torch.__version__, "code": code_version(code=CODE)}
         file = self._file("seconds", asdict(sampling) | about)
         if not file.is_file():
@@ -138,9 +140,10 @@ class Trained:
 
 
 def keep(file: Path, content: dict) -> None:
-    """Writes JSON whole or not at all."""
-    file.with_suffix(".tmp").write_text(json.dumps(content))
-    file.with_suffix(".tmp").rename(file)
+    """Writes JSON whole or not at all, though other processes write it, too."""
+    part = file.with_suffix(f".{os.getpid()}.tmp")
+    part.write_text(json.dumps(content))
+    part.rename(file)
 
 
 def draw(model: VideoGenerator, texts: list[str], seeds: list[int], sampling: Sampling) -> Tensor:

@@ -245,6 +245,8 @@ def judge(
             f"; effect of the code {points(attribution.code)}, of the corruption {points(attribution.corruption)}"
         )
         because += f", the former larger by {points(attribution.excess)}"
+        if found.tuned:  # amendment 3 wants all four tuned, or none
+            word, because = NOT_MEASURED, f"{because}; the arms between were not tuned, and the two were"
     verdicts.append(Verdict("H5 discreteness, not masking", word, because))
     if enough:
         return verdicts

@@ -197,9 +197,13 @@ def protocol_section(
         (name, f"{about['parameters']:,}", f"{about['step_flops']:.4g}", in_words(name, headlines[name]))
         for name, about in budgets.items()
     ]
-    untuned = (
-        "Neither arm was tuned for this report. Rate, warm-up, averaging, guidance, temperature and revisions are the "
-        "recipe's, which were found for tokens; the twin takes over what means something to it, and has shift 1."
+    rest = "recipe's, which were found for tokens; the twin takes over what means something to it"
+    tuned = (
+        "By equal trials each arm got its rate, its guidance and its temperature or shift (trials.json). Warm-up, "
+        f"averaging and revisions are the {rest}."
+        if found.tuned
+        else "Neither arm was tuned for this report. Rate, warm-up, averaging, guidance, temperature and revisions are "
+        f"the {rest}, and has shift 1."
     )
     text = [
         "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
@@ -207,7 +211,7 @@ def protocol_section(
         f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
         f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts "
         "and seed numbers in both arms; constant rate after the warm-up, averaged weights.",
-        "Both arms were tuned by equal trials." if found.tuned else untuned,
+        tuned,
     ]
     head = ("arm", "parameters", "FLOPs a step", "sampler of the headline")
     return Section("Protocol", text, [Table(head, rows)], code=recipe)

@@ -36,6 +36,19 @@ class Trials:
         counts = {name: len(set(getattr(self, name))) for name in ("learning_rate", "guidance", *OWN.values())}
         if len(set(counts.values())) > 1 or not self.guidance:
             raise ValueError(f"trials are {counts}: expected as many different values of each, or one arm has more")
+        for name in ("multiple", "prompts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of the trials is {getattr(self, name)}, expected 1 or more")
+        if min(self.learning_rate + self.shift) <= 0:
+            raise ValueError(
+                f"learning_rate and shift of the trials are {self.learning_rate} and {self.shift}: above 0"
+            )
+        for value in self.temperature:
+            Sampling(temperature=value)  # or says what is wrong
+        for value in self.guidance:
+            if value == 1:
+                raise ValueError("guidance of the trials has 1, which takes half of the evaluations: leave it out")
+            Sampling(guidance=value)
 
     def trainings(self, arm: str) -> dict[str, dict]:
         """The runs of an arm by name, and what each changes in the arguments of its training."""

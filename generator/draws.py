@@ -2,12 +2,14 @@
 
 A sample must not depend on the batch that it happens to be in. A generator for each would do, and costs a call for each
 of them at every draw, for which a GPU waits. Here a number is a hash of (seed, turn, cell): all samples are drawn in
-one call, in any order, and on any device the same (counter-based generators: Salmon et al., SC 2011; the hash is
+one call, in any order, and on any device the same bits (counter-based generators: Salmon et al., SC 2011; the hash is
 SplitMix64, Steele et al., OOPSLA 2014).
 """
 
 import math
+import sys
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -27,8 +29,8 @@ class Draws:
 
     def at(self, step: int) -> "Draws":
         """The draws of a step: the same ones whatever was drawn before it."""
-        there = Draws([], self.keys.device)
-        there.keys = mix(mix(self.keys) + (step + 1) * GOLDEN % 2**63)
+        there = copy(self)
+        there.keys, there.turn = mix(~mix(self.keys) + (step + 1) * GOLDEN % 2**63), 0
         return there
 
     def uniform(self, *shape: int) -> Tensor:
@@ -58,3 +60,8 @@ def mix(numbers: Tensor) -> Tensor:
 def _shifted(numbers: Tensor, by: int) -> Tensor:
     """To the right, with zeros coming in from the left."""
     return (numbers >> by) & (2 ** (64 - by) - 1)
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """What a video depends on besides its settings, for its record."""
+    return {"torch": torch.__version__, "python": sys.version.split()[0], "device": device.type, "draws": DRAWS}

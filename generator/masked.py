@@ -13,6 +13,7 @@ masked, asked for and committed by itself, at a fraction of the cost.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, combinations
@@ -205,10 +206,10 @@ class DigitEmbedding(nn.Module):
         if sum(self.sizes) > self.LOOK_UP:
             return sum(table(parts[..., i]) for i, table in enumerate(self.tables))
         # a handful of rows: as a product with ones and zeros the same in a quarter of the time, and its gradient does
-        # not add up thousands of cells a row one after the other
+        # not add up thousands of cells a row one after the other; in full precision, so that nothing is rounded
         rows = torch.cat([table.weight for table in self.tables])
         chosen = rows.new_zeros(*digit.shape, len(rows)).scatter_(-1, parts + self.starts, 1.0)
-        with torch.autocast(digit.device.type, enabled=False):
+        with torch.autocast(digit.device.type, enabled=False) if digit.device.type != "meta" else nullcontext():
             return chosen @ rows
 
 

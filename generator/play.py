@@ -21,6 +21,7 @@ from data.commands import Parser, find_device, run
 from data.records import fingerprint, is_made, write_with_record
 from data.video import probe, read_clip
 from generator import tasks
+from generator.draws import versions
 from generator.filling import knobs
 from generator.pipeline import VideoGenerator
 from vq import pretrained
@@ -158,7 +159,7 @@ def main(args: list[str] | None = None) -> Path:
         | game.sampling,
         "sources": {given.model: "-".join(map(pretrained.fingerprint, (model.tokenizer, model.generator)))}
         | ({str(given.input): fingerprint(given.input)} if given.input else {}),
-        "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "device": model.device.type},
+        "versions": versions(model.device),
     }
     if not is_made(given.out, record):
         write_with_record(given.out, played(game, given.actions.split()), record)

@@ -66,7 +66,7 @@ def sample(
             (arXiv 1904.09751).
         remask: share of the committed cells that each step forgets, the unlikely ones rather than others.
         lean: ask only for the cells that a step commits, where the order knows them beforehand. False: for all that are
-            left, for the same distribution with more logits and draws, and therefore other samples.
+            left, for the same distribution with more logits; the samples are others.
         draw: how cells are drawn from what ``predict`` gives for them; None: tokens from logits, ``draw_tokens``.
 
     Returns: tokens (b, t, h, w) in [0, K).
@@ -150,13 +150,14 @@ def draw_tokens(
 
     How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
     """
-    digits = torch.empty(int(asked.sum()), 0, dtype=torch.long, device=asked.device)
+    places = asked.nonzero(as_tuple=True)
+    digits = torch.empty(len(places[0]), 0, dtype=torch.long, device=asked.device)
     sizes, confidence, margin, entropy = [], 0, torch.tensor(torch.inf, device=asked.device), 0
     for predict in predictions:
         logits = predict(digits).float()
         if temperature > 0:
-            odds = (_likeliest(logits, temperature, top_k, top_p) / temperature).softmax(1)
-            chosen = _pick(odds, draws.uniform(*asked.shape[1:])[asked])
+            odds = _heated(_likeliest(logits, temperature, top_k, top_p), temperature)
+            chosen = _pick(odds, draws.uniform(*asked.shape[1:])[places])
         else:
             chosen = logits.argmax(1, keepdim=True)
         log_probs = logits.log_softmax(1)
@@ -177,7 +178,12 @@ def _pick(odds: Tensor, u: Tensor) -> Tensor:
     A number a cell: noise on each of a thousand logits (Gumbel-max) takes as long as the network. In float32.
     """
     reached = odds.cumsum(1)
-    return torch.searchsorted(reached, u[:, None] * reached[:, -1:])
+    return torch.searchsorted(reached, u[:, None] * reached[:, -1:]).clamp_max(odds.shape[1] - 1)
+
+
+def _heated(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities (m, k) at a temperature above 0, however small."""
+    return ((logits - logits.amax(1, keepdim=True)) / temperature).softmax(1)
 
 
 def _likeliest(logits: Tensor, temperature: float, top_k: int | None, top_p: float) -> Tensor:
@@ -186,7 +192,7 @@ def _likeliest(logits: Tensor, temperature: float, top_k: int | None, top_p: flo
         logits = logits.masked_fill(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf)
     if top_p < 1:
         sorted_, index = logits.sort(dim=1, descending=True)
-        probabilities = (sorted_ / temperature).softmax(1)
+        probabilities = _heated(sorted_, temperature)
         beyond = probabilities.cumsum(1) - probabilities >= top_p  # enough is likelier than this value
         beyond[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)

@@ -281,7 +281,7 @@ def test_evaluations_are_counted_with_guidance_twice(tokenizer, generator, tmp_p
 TRIALS = {
     "multiple": 1,
     "learning_rate": [5e-3, 1e-2],
-    "guidance": [1.0, 2.0],
+    "guidance": [1.5, 2.0],
     "temperature": [0.5, 1.0],
     "shift": [1.0, 2.0],
     "prompts": 2,
@@ -296,6 +296,7 @@ def test_trials_choose_the_settings_of_a_recipe(done, tmp_path, monkeypatch):
     flags = [*args(tmp_path), "-c", str(tmp_path / "trials.yaml"), "--tune"]
     begun, fit = [], train.main
     monkeypatch.setattr(train, "main", lambda command: begun.append(fit(command)))
+    compare.main([*flags, "--only", "data"])
     compare.main([*flags, "--only", "trials/latents/shift-2"])
     assert [cli.model.generator.shift for cli in begun] == [2.0]
     best = {"learning_rate-0.005": 0, "learning_rate-0.01": 1, "shift-1": 1, "shift-2": 0}
@@ -304,7 +305,7 @@ def test_trials_choose_the_settings_of_a_recipe(done, tmp_path, monkeypatch):
         assert (len(examples), seed) == (2, 100) and examples[0].text != arms.fresh(Shapes("test", 9, 32, 32), 1, 20)[
             0
         ].text
-        right = best[model.folder.parent.name] + (sampling.guidance == 1) + (sampling.temperature == 1)
+        right = best[model.folder.parent.name] + (sampling.guidance == 1.5) + (sampling.temperature == 1)
         return arms.Score({"all": torch.arange(4) < right}, 1, None)
 
     monkeypatch.setattr(arms.Trained, "score", score)
@@ -314,8 +315,8 @@ def test_trials_choose_the_settings_of_a_recipe(done, tmp_path, monkeypatch):
     _, config = compare.parse([*args(tmp_path), "-c", str(file)])
     assert config.tuned and config.tokens.changes["model"]["init_args"] == {"learning_rate": 1e-2}
     assert config.latents.changes["model"]["init_args"] == {"learning_rate": 1e-2, "shift": 1.0}
-    assert {(s.guidance, s.temperature) for s in [config.tokens.headline, *config.tokens.curve]} == {(1.0, 1.0)}
-    assert {s.guidance for s in [config.latents.headline, *config.latents.curve]} == {1.0}
+    assert {(s.guidance, s.temperature) for s in [config.tokens.headline, *config.tokens.curve]} == {(1.5, 1.0)}
+    assert {s.guidance for s in [config.latents.headline, *config.latents.curve]} == {1.5}
     assert [s.steps for s in config.tokens.curve] == [s["steps"] for s in TOY["tokens"]["curve"]]
     shares = json.loads((tmp_path / "out/trials.json").read_text())
     assert shares["latents"]["shift"] == {"1.0": 0.25, "2.0": 0.0}
@@ -342,6 +343,9 @@ def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):
         (["--only", "tokens/seed7"], "--only tokens/seed7: expected one of data, tokens/seed0, latents/seed0"),
         (["--tune"], "--tune wants trials in the recipe"),
         (["--trials", json.dumps(TRIALS | {"shift": [1.0]})], "expected as many different values of each"),
+        (["--trials", json.dumps(TRIALS | {"guidance": [1.0, 2.0]})], "half of the evaluations: leave it out"),
+        (["--trials", json.dumps(TRIALS | {"prompt_seed": 20})], "trials have a seed of the comparison"),
+        (["--only", "tokens/seed0"], "first run the same with --only data"),
     ],
 )
 def test_wrong_shares_of_the_work_are_told(flags, words, tmp_path):

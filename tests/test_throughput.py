@@ -45,6 +45,14 @@ def test_every_measurement_is_made_or_says_why_not(throughput, tmp_path, monkeyp
         assert said.count(f"\n{part}\n") == 1
 
 
+def test_a_part_alone_and_where_its_time_goes(throughput, tmp_path, capsys):
+    flags = [*TINY.split(), "--parts", "decoding", "--costliest", "2", "--out", str(tmp_path / "rows.jsonl")]
+    row, _ = throughput.main(flags)
+    assert row["part"] == "decoding by matched tokenizers" and len(row["operations"]) == 2
+    (name, times, milliseconds), (_, _, less) = row["operations"]
+    assert milliseconds >= less > 0 and f"{milliseconds:.2f} ms in {times} x {name}" in capsys.readouterr().out
+
+
 def test_a_batch_that_does_not_fit_is_halved(throughput):
     def measure(batch, most):
         if batch > most:

@@ -115,7 +115,7 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
         flags += ["--model.tokenizer", str(ROOT / "models/emoji"), "--model.encoder", str(ROOT / "models/emoji")]
     if recipe.match("vq/demo-64.yaml") or recipe.match("vq/showcase.yaml"):
         flags += ["--model.tokenizer", str(tokenizer)]
-    if any(recipe.match(name) for name in ("generator/showcase-f*.yaml", "vq/showcase-further.yaml")):
+    if any(recipe.match(name) for name in ("generator/showcase-*.yaml", "vq/showcase-further.yaml")):
         flags += ["--model.start", str(ROOT / "models/showcase")]
     if any(recipe.match(f"generator/{name}.yaml") for name in ("*demo", "showcase*", "emoji")):
         flags += on_tokens

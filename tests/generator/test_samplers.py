@@ -178,6 +178,7 @@ def test_temperature_zero_is_greedy_and_one_follows_the_distribution():
 
     canvas = tasks.text2video((1, 50, 40), 2)
     assert (sample(predict, canvas, [0], ORDERS["random"](), steps=2, temperature=0) == 0).all()
+    assert (sample(predict, canvas, [0], ORDERS["random"](), steps=2, temperature=1e-40, top_p=0.9) == 0).all()
     share = sample(predict, canvas, [0], ORDERS["random"](), steps=2).float().mean().item()
     assert share == pytest.approx(0.3, abs=0.04)  # four standard deviations
 
