@@ -160,7 +160,7 @@ def compare(tokenizer: str, config: Comparison, given) -> Path:
     runs = {
         name: [run_folder(given.out, name, seed) for seed in config.training_seeds] for name in arms | config.between()
     }
-    examples = prompts(config)
+    examples = prompts(config, config)
     references, rpsnr = measure_references(tokenizer, examples, given.device)
     found, scores = {}, {}
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
@@ -221,8 +221,9 @@ def parse(args: list[str] | None) -> tuple:
     return given, config
 
 
-def prompts(config: Comparison) -> list[Example]:
-    return fresh(open_videos(Path(config.videos), {}), config.prompts, config.prompt_seed)
+def prompts(config: Comparison, of: Comparison | Trials) -> list[Example]:
+    """Those of the comparison, or those of its trials."""
+    return fresh(open_videos(Path(config.videos), {}), of.prompts, of.prompt_seed)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -374,45 +375,13 @@ def sample(
 def measure_alone(folders: dict[str, Path], config: Comparison, given) -> Path:
     """The scores of one run, which the whole comparison then finds; not its seconds, as others may be at work."""
     for name, folder in folders.items():
-        arm, examples = all_runs(config)[name].arm, prompts(config)
+        arm, examples = all_runs(config)[name].arm, prompts(config, config)
         with tqdm(unit="score", desc=f"sampling and measuring {name}") as bar:
             if arm in config.arms().values():
                 sample(arm, [folder], config, examples, given.device, bar)
             else:
                 measure_bridge(arm, [folder], config, examples, given.device, bar)
     return given.out
-
-
-def tune(folders: dict[str, Path], config: Comparison, given) -> Path:
-    """Chooses the arms' settings by their trials and writes them as a recipe; of one trial alone, only its score."""
-    trials, chosen, shares = config.trials, {}, {}
-    examples = fresh(open_videos(Path(config.videos), {}), trials.prompts, trials.prompt_seed)
-
-    def share(arm: str, trial: str, sampling: Sampling) -> float:
-        model = Trained(folders[f"trials/{arm}/{trial}"] / f"x{trials.multiple}", given.device)
-        score = model.score(examples, sampling, trials.sampling_seed, config.batch_size, config.shown)
-        return score.hits["all"].float().mean().item()
-
-    if given.only:
-        _, name, trial = given.only.split("/")
-        print(f"{given.only}: {share(name, trial, config.arms()[name].headline):.0%} of {trials.prompts} right")
-        return given.out
-    for name, arm in config.arms().items():
-        choice = choose(name, trials, arm.headline, partial(share, name))
-        chosen[name] = {
-            "recipe": arm.recipe,
-            "changes": merged(arm.changes, {"model": {"init_args": choice.changes}}),
-            "headline": asdict(replace(arm.headline, **choice.sampling)),
-            "curve": [asdict(replace(sampling, **choice.sampling)) for sampling in arm.curve],
-        }
-        shares[name] = choice.shares
-        for setting, found in choice.shares.items():
-            print(f"{name}, {setting}: {', '.join(f'{value:g} {right:.0%}' for value, right in found.items())}")
-    (given.out / "trials.json").write_text(json.dumps(shares, indent=1) + "\n")
-    file = given.out / "tuned.yaml"
-    file.write_text(yaml.safe_dump({"tuned": True} | chosen, sort_keys=False))
-    print(f"a recipe with what was best of each: -c {file}, behind this one")
-    return file
 
 
 def measure_bridge(
@@ -452,6 +421,41 @@ def count_scores(config: Comparison) -> int:
     points = 2 * len(config.multiples) + len(config.tokens.curve) + len(config.latents.curve) + 1
     points += len(config.between())
     return points * len(config.training_seeds) * len(config.sampling_seeds)
+
+
+# -------------------------------------------------------------------------------------------------------------- tuning
+
+
+def tune(folders: dict[str, Path], config: Comparison, given) -> Path:
+    """Chooses the arms' settings by their trials and writes them as a recipe; of one trial alone, only its score."""
+    trials, chosen, shares = config.trials, {}, {}
+    examples = prompts(config, trials)
+
+    def share(arm: str, trial: str, sampling: Sampling) -> float:
+        model = Trained(folders[f"trials/{arm}/{trial}"] / f"x{trials.multiple}", given.device)
+        score = model.score(examples, sampling, trials.sampling_seed, config.batch_size, config.shown)
+        return score.hits["all"].float().mean().item()
+
+    if given.only:
+        _, name, trial = given.only.split("/")
+        print(f"{given.only}: {share(name, trial, config.arms()[name].headline):.0%} of {trials.prompts} right")
+        return given.out
+    for name, arm in config.arms().items():
+        choice = choose(name, trials, arm.headline, partial(share, name))
+        chosen[name] = {
+            "recipe": arm.recipe,
+            "changes": merged(arm.changes, {"model": {"init_args": choice.changes}}),
+            "headline": asdict(replace(arm.headline, **choice.sampling)),
+            "curve": [asdict(replace(sampling, **choice.sampling)) for sampling in arm.curve],
+        }
+        shares[name] = choice.shares
+        for setting, found in choice.shares.items():
+            print(f"{name}, {setting}: {', '.join(f'{value:g} {right:.0%}' for value, right in found.items())}")
+    (given.out / "trials.json").write_text(json.dumps(shares, indent=1) + "\n")
+    file = given.out / "tuned.yaml"
+    file.write_text(yaml.safe_dump({"tuned": True} | chosen, sort_keys=False))
+    print(f"a recipe with what was best of each: -c {file}, behind this one")
+    return file
 
 
 # ----------------------------------------------------------------------------------------------------------- reporting
