@@ -3,13 +3,15 @@
     python compare.py -c configs/compare/tiny.yaml --out out/compare
 
 writes report.html, which holds everything, and report.md into the folder. Interrupted and run again, it goes on where
-it was: finished runs, samples and scores are found there. ``--only`` does one part of the work, so that several
-processes or machines can share it; ``--tune`` chooses the arms' settings by trials instead.
+it was: finished runs, samples and scores are found there. ``--tune`` chooses the arms' settings by trials instead.
+``--processes`` trains and scores several runs at once; ``--only`` does one part of the work, so that several machines
+can share it.
 """
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,18 @@ from evaluation.__main__ import open_videos
 from evaluation.arms import Sampling, Score, Trained, fresh, keep, right
 from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
 from evaluation.clips import eight_bits
+from evaluation.contest import (
+    Comparison,
+    Contestant,
+    Recipe,
+    Run,
+    all_runs,
+    merged,
+    run_folder,
+    trial_folder,
+    trial_runs,
+)
+from evaluation.processes import run_parts
 from evaluation.report import write_report
 from evaluation.trials import Trials, choose
 from vq import encode, pretrained
@@ -35,94 +49,6 @@ from vq.losses import psnr
 PREPARE = "data"  # of --only: the tokenizer and the token cache
 AT_ONCE = (1, 8)  # clips, when seconds are measured
 ONE_DEVICE = {"trainer": {"devices": 1}}  # on a machine of several, as a budget of operations is counted for one
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe of train.py, and what is changed in it."""
-
-    recipe: str
-    changes: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """An arm.
-
-    Attributes:
-        recipe, changes: of its training. headline: how it samples at every budget. curve: cheap to dear, how it does
-            at the largest one; of a bridge nobody asks.
-    """
-
-    recipe: str
-    headline: Sampling
-    curve: list[Sampling] = field(default_factory=list)
-    changes: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Bridges:
-    """The arms between the two, for H5."""
-
-    noisy_tokens: Contestant
-    masked_latents: Contestant
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared, and how much of it.
-
-    Args:
-        tokenizer: its recipe; or, as ``recipe``, an exported folder or hub id.
-        videos: recipe of the data; its training clips are encoded, the first ``clips`` of them.
-        both: changes of the recipes of all arms.
-        bridges: trained as the two arms are, and measured at the largest budget; None: H5 is not.
-        c0: training operations of the smallest budget; ``multiples`` of it are the others.
-        ema: see ``vq.callbacks.EMA``.
-        prompts: how many, of ``prompt_seed``.
-        trials: what ``--tune`` chooses the arms' settings from. tuned: whether they come from there.
-        shown: prompts whose clips the report shows.
-        batch_size: clips that are sampled at once.
-    """
-
-    tokenizer: Recipe
-    videos: str
-    clips: int
-    tokens: Contestant
-    latents: Contestant
-    c0: float
-    both: dict = field(default_factory=dict)
-    bridges: Bridges | None = None
-    multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
-    ema: float = 0.97
-    training_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    sampling_seeds: list[int] = field(default_factory=lambda: [0, 1])
-    prompts: int = 256
-    prompt_seed: int = 20
-    trials: Trials | None = None
-    tuned: bool = False
-    shown: int = 6
-    batch_size: int = 64
-
-    def between(self) -> dict[str, Contestant]:
-        """The bridges by name."""
-        if self.bridges is None:
-            return {}
-        return dict(zip(comparison.BRIDGES, (self.bridges.noisy_tokens, self.bridges.masked_latents), strict=True))
-
-    def arms(self) -> dict[str, Contestant]:
-        """The two by name."""
-        return {"tokens": self.tokens, "latents": self.latents}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training of an arm: how, with which seed, up to which multiple of C0."""
-
-    arm: Contestant
-    seed: int
-    multiples: list[int]
-    arguments: dict = field(default_factory=dict)  # of the training, besides those of the recipe
 
 
 def main(args: list[str] | None = None) -> Path:
@@ -138,10 +64,13 @@ def main(args: list[str] | None = None) -> Path:
         encode.main([*flags, "--out", str(given.out / "tokens")])
     if given.only == PREPARE:
         return given.out
+    if given.processes > 1 and given.only is None:
+        command = [__file__, *(sys.argv[1:] if args is None else args), "--processes", "1", "--only"]
+        run_parts(command, {name: given.out / name / "log.txt" for name in runs}, given.processes)
     wanted = {name: run for name, run in runs.items() if given.only in (None, name)}
     folders = {name: fit_run(name, run, config, tokenizer, given.out) for name, run in wanted.items()}
     if given.tune:
-        return tune(folders, config, given)
+        return tune(config, given)
     if given.only:
         return measure_alone(folders, config, given)
     return compare(tokenizer, config, given)
@@ -156,15 +85,12 @@ def is_whole(cache: Path) -> bool:
 
 def compare(tokenizer: str, config: Comparison, given) -> Path:
     """Measures what was trained, and writes the report."""
-    arms = config.arms()
-    runs = {
-        name: [run_folder(given.out, name, seed) for seed in config.training_seeds] for name in arms | config.between()
-    }
+    runs = {name: [run_folder(given.out, name, seed) for seed in config.training_seeds] for name in config.arms()}
     examples = prompts(config, config)
     references, rpsnr = measure_references(tokenizer, examples, given.device)
     found, scores = {}, {}
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
-        for name, arm in arms.items():
+        for name, arm in config.ends().items():
             found[name], scores[name] = measure(arm, runs[name], config, examples, given.device, bar)
         for name, arm in config.between().items():
             scores[name] = measure_bridge(arm, runs[name], config, examples, given.device, bar)
@@ -172,7 +98,8 @@ def compare(tokenizer: str, config: Comparison, given) -> Path:
         config.multiples,
         **found,
         ceiling=references["reconstructions"]["all"],
-        tuned=config.tuned,
+        tuned=all(arm.tuned for arm in config.ends().values()),
+        bridges_tuned=any(arm.tuned for arm in config.between().values()),
         bridges=tuple(hits(scores[name]["largest"]) for name in config.between()) or None,
     )
     page = report(given.out, config, whole, scores, references, examples, runs, tokenizer, rpsnr)
@@ -189,34 +116,17 @@ def parse(args: list[str] | None) -> tuple:
     parser.add_argument(
         "--only", help=f"one part alone: {PREPARE}, what all need first, or a run, such as tokens/seed0"
     )
+    parser.add_argument("--processes", type=int, default=1, help="runs that are trained and scored at once")
     parser.add_argument("--tune", action="store_true", help="choose the arms' settings by trials: OUT/tuned.yaml")
     given = parser.parse_args(args)
     given.device = find_device(given.device)
     built = parser.instantiate(given)
     config = Comparison(**{name: built[name] for name in Comparison.__dataclass_fields__})
-    if config.multiples != sorted(set(config.multiples)) or not config.multiples or config.multiples[0] < 1:
-        raise ValueError(f"multiples are {config.multiples}: expected rising numbers from 1 on")
-    if not config.tokens.curve or not config.latents.curve:
-        raise ValueError("tokens and latents need a curve: a list of samplers, cheap to dear")
-    if config.prompts < 2 or not config.training_seeds or not config.sampling_seeds:
-        raise ValueError("expected 2 prompts or more, a training seed and a sampling seed")
-    for name in ("clips", "c0", "shown", "batch_size"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}, expected more than 0")
-    for name in ("training_seeds", "sampling_seeds"):
-        if len(set(seeds := getattr(config, name))) < len(seeds):
-            raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
-    recipes = [part.recipe for part in (config.tokens, config.latents, *config.between().values())]
-    if (trials := config.trials) and (
-        trials.prompt_seed == config.prompt_seed
-        or trials.training_seed in config.training_seeds
-        or trials.sampling_seed in config.sampling_seeds
-    ):
-        raise ValueError("trials have a seed of the comparison: what chooses the settings may not be what is reported")
+    config.check()
     if given.tune and config.trials is None:
         raise ValueError("--tune wants trials in the recipe, as configs/compare/shapes.yaml has them")
-    if missing := [file for file in (config.videos, *recipes) if not Path(file).is_file()]:
-        raise ValueError(f"no recipe at {missing[0]}: expected a yaml file")
+    if given.processes < 1:
+        raise ValueError(f"--processes {given.processes}: expected 1 or more")
     fresh(open_videos(Path(config.videos), {}), 1, config.prompt_seed)  # refused now rather than after all trainings
     return given, config
 
@@ -235,30 +145,6 @@ def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
         return tokenizer.recipe
     fit(tokenizer.recipe, merged(tokenizer.changes, ONE_DEVICE), folder, folder / "model")
     return str(folder / "model")
-
-
-def all_runs(config: Comparison) -> dict[str, Run]:
-    """Every arm with every seed, by the name of its folder."""
-    arms = config.arms() | config.between()
-    return {
-        str(run_folder(Path(), name, seed)): Run(arm, seed, config.multiples)
-        for name, arm in arms.items()
-        for seed in config.training_seeds
-    }
-
-
-def run_folder(out: Path, name: str, seed: int) -> Path:
-    return out / name.replace(" ", "-") / f"seed{seed}"
-
-
-def trial_runs(config: Comparison) -> dict[str, Run]:
-    """The trainings that the arms' settings are chosen by."""
-    trials = config.trials
-    return {
-        f"trials/{name}/{trial}": Run(arm, trials.training_seed, [trials.multiple], arguments)
-        for name, arm in config.arms().items()
-        for trial, arguments in trials.trainings(name).items()
-    }
 
 
 def fit_run(name: str, run: Run, config: Comparison, tokenizer: str, out: Path) -> Path:
@@ -304,15 +190,6 @@ def fit(
     print(f"\ntraining {folder}", flush=True)
     where = ["--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
     train.main(["fit", "-c", recipe, "-c", str(overlay), *where, *(flags or [])])
-
-
-def merged(below: dict, above: dict) -> dict:
-    """Two recipes, one on top of the other."""
-    both = dict(below)
-    for name, value in above.items():
-        inside = isinstance(value, dict) and isinstance(both.get(name), dict)
-        both[name] = merged(both[name], value) if inside else value
-    return both
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -377,7 +254,7 @@ def measure_alone(folders: dict[str, Path], config: Comparison, given) -> Path:
     for name, folder in folders.items():
         arm, examples = all_runs(config)[name].arm, prompts(config, config)
         with tqdm(unit="score", desc=f"sampling and measuring {name}") as bar:
-            if arm in config.arms().values():
+            if arm in config.ends().values():
                 sample(arm, [folder], config, examples, given.device, bar)
             else:
                 measure_bridge(arm, [folder], config, examples, given.device, bar)
@@ -426,19 +303,20 @@ def count_scores(config: Comparison) -> int:
 # -------------------------------------------------------------------------------------------------------------- tuning
 
 
-def tune(folders: dict[str, Path], config: Comparison, given) -> Path:
+def tune(config: Comparison, given) -> Path:
     """Chooses the arms' settings by their trials and writes them as a recipe; of one trial alone, only its score."""
     trials, chosen, shares = config.trials, {}, {}
     examples = prompts(config, trials)
 
     def share(arm: str, trial: str, sampling: Sampling) -> float:
-        model = Trained(folders[f"trials/{arm}/{trial}"] / f"x{trials.multiple}", given.device)
+        model = Trained(trial_folder(given.out, arm, trial) / f"x{trials.multiple}", given.device)
         score = model.score(examples, sampling, trials.sampling_seed, config.batch_size, config.shown)
         return score.hits["all"].float().mean().item()
 
     if given.only:
-        _, name, trial = given.only.split("/")
-        print(f"{given.only}: {share(name, trial, config.arms()[name].headline):.0%} of {trials.prompts} right")
+        (name,) = [arm for arm in config.arms() if arm.replace(" ", "-") == given.only.split("/")[1]]
+        right = share(name, given.only.split("/")[2], config.arms()[name].headline)
+        print(f"{given.only}: {right:.0%} of {trials.prompts} right")
         return given.out
     for name, arm in config.arms().items():
         choice = choose(name, trials, arm.headline, partial(share, name))
@@ -447,13 +325,16 @@ def tune(folders: dict[str, Path], config: Comparison, given) -> Path:
             "changes": merged(arm.changes, {"model": {"init_args": choice.changes}}),
             "headline": asdict(replace(arm.headline, **choice.sampling)),
             "curve": [asdict(replace(sampling, **choice.sampling)) for sampling in arm.curve],
+            "tuned": True,
         }
         shares[name] = choice.shares
         for setting, found in choice.shares.items():
             print(f"{name}, {setting}: {', '.join(f'{value:g} {right:.0%}' for value, right in found.items())}")
+    if config.bridges:
+        chosen["bridges"] = {name.replace(" ", "_"): chosen.pop(name) for name in config.between()}
     (given.out / "trials.json").write_text(json.dumps(shares, indent=1) + "\n")
     file = given.out / "tuned.yaml"
-    file.write_text(yaml.safe_dump({"tuned": True} | chosen, sort_keys=False))
+    file.write_text(yaml.safe_dump(chosen, sort_keys=False))
     print(f"a recipe with what was best of each: -c {file}, behind this one")
     return file
 
@@ -483,9 +364,8 @@ def report(
     quality |= {name: stacked(scores[name]["largest"]) for name in config.between()}
     first = {name: kinds["first"] for name, kinds in scores.items()}
     bits = math.log2(pretrained.load(tokenizer, "tokenizer").codebook_size)
-    headlines = {"tokens": config.tokens.headline, "latents": config.latents.headline}
-    headlines |= {name: arm.headline for name, arm in config.between().items()}
-    curves = {"tokens": config.tokens.curve, "latents": config.latents.curve}
+    headlines = {name: arm.headline for name, arm in config.arms().items()}
+    curves = {name: arm.curve for name, arm in config.ends().items()}
     numbers = {
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "scaling": asdict(scaling),

@@ -18,11 +18,12 @@ STALLS = 0.1  # share of the resamples in which tokens may stand still while the
 BUDGETS = (1, 2, 4, 8, 16, 32)  # of C0
 EVALUATIONS = 50  # of the network, at most, at matched quality
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = "supported", "refuted", "inconclusive", "not measured"
+NUMBERS_ONLY = "numbers only"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Attributes: word: one of the four above, or "numbers only". because: a sentence with the numbers."""
+    """Attributes: word: one of the five above. because: a sentence with the numbers."""
 
     claim: str
     word: str
@@ -52,7 +53,7 @@ class Found:
     """Both arms, the ``multiples`` of C0 they were trained for, and the hits (n,) of reconstructions: the ceiling.
 
     ``tuned`` says whether both were tuned as the protocol asks. ``bridges``: hits (k, s, n) of noisy tokens and of
-    masked latents at the largest budget.
+    masked latents at the largest budget; ``bridges_tuned``: whether these were, too.
     """
 
     multiples: list[int]
@@ -61,6 +62,7 @@ class Found:
     ceiling: Tensor
     tuned: bool = False
     bridges: tuple[Tensor, Tensor] | None = None
+    bridges_tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def judge(
     enough = k >= 3 and s >= 2
 
     def told(word: str) -> str:
-        return word if enough or word == NOT_MEASURED else "numbers only"
+        return word if enough or word == NOT_MEASURED else NUMBERS_ONLY
 
     last, most = found.multiples[-1], max(found.tokens.headline, found.latents.headline)
     difference = scaling.differences[-1]
@@ -224,7 +226,7 @@ def judge(
     quality = NOT_MEASURED if missing else matched_quality(difference)
     says = f"tokens minus latents at {last} C0: {points(difference)}; margin -{100 * MARGIN:g} points"
     verdicts = [
-        Verdict("H1 capability", NOT_MEASURED, "this program does not run the tasks of H1"),
+        Verdict("H1 capability", NOT_MEASURED, "its tests are run by benchmarks/capabilities.py"),
         Verdict("H2 matched quality", told(quality), "; ".join([says, *missing])),
     ]
     because = "; ".join(f"log ratio of {name}: {ratio}" for name, ratio in ratios.items())
@@ -245,8 +247,10 @@ def judge(
             f"; effect of the code {points(attribution.code)}, of the corruption {points(attribution.corruption)}"
         )
         because += f", the former larger by {points(attribution.excess)}"
-        if found.tuned:  # amendment 3 wants all four tuned, or none
-            word, because = NOT_MEASURED, f"{because}; the arms between were not tuned, and the two were"
+        if found.tuned != found.bridges_tuned:  # amendment 3 wants all four tuned, or none
+            which = "the arms between were not tuned, and the two were"
+            which = which if found.tuned else "the arms between were tuned, and the two were not"
+            word, because = NOT_MEASURED, f"{because}; {which}"
     verdicts.append(Verdict("H5 discreteness, not masking", word, because))
     if enough:
         return verdicts

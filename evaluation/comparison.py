@@ -8,13 +8,13 @@ from data.video import Example, to_uint8
 from evaluation.arms import TOLD, Sampling, Score
 from evaluation.bootstrap import Interval, resample
 from evaluation.claims import Arm, Attribution, Found, Scaling, Verdict, points, share_intervals
+from evaluation.contest import LATENTS, TOKENS
 from evaluation.curves import power_law
 from evaluation.plots import Line, Plot
 from evaluation.report import Clip, Section, Table
 from generator.masked_latents import HEAD_STEPS
 
-NAMES = ("tokens", "latents")
-BRIDGES = ("noisy tokens", "masked latents")
+NAMES = (TOKENS, LATENTS)
 MEANINGS = {
     "supported": "what the claim says holds, as far as the protocol asks",
     "refuted": "the interval speaks against the claim",

@@ -1,8 +1,9 @@
 """What the settings of the arms are chosen from before they are compared: equal trials (H2 of docs/hypothesis.md).
 
 An arm has a learning rate and a guidance scale, and one thing of its own: tokens a temperature, latents a shift of the
-times. Rates and shifts are trained, each with all else as in the recipe; then scales are tried on the run of the best
-rate, and temperatures at the best scale. What gets most prompts right is taken, of equals the first.
+times, and so have the two between. Rates and shifts are trained, each with all else as in the recipe; then scales are
+tried on the run of the best rate, and temperatures at the best scale. What gets most prompts right is taken, of equals
+the first.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from evaluation.arms import Sampling
 
-OWN = {"tokens": "temperature", "latents": "shift"}
+OWN = {"tokens": "temperature", "noisy tokens": "temperature", "latents": "shift", "masked latents": "shift"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Trials:
     sampling_seed: int = 100
 
     def __post_init__(self) -> None:
-        counts = {name: len(set(getattr(self, name))) for name in ("learning_rate", "guidance", *OWN.values())}
+        counts = {name: len(set(getattr(self, name))) for name in ("learning_rate", "guidance", *set(OWN.values()))}
         if len(set(counts.values())) > 1 or not self.guidance:
             raise ValueError(f"trials are {counts}: expected as many different values of each, or one arm has more")
         for name in ("multiple", "prompts"):
@@ -52,7 +53,7 @@ class Trials:
 
     def trainings(self, arm: str) -> dict[str, dict]:
         """The runs of an arm by name, and what each changes in the arguments of its training."""
-        names = ["learning_rate"] + ["shift"] * (arm == "latents")
+        names = ["learning_rate"] + ["shift"] * (OWN[arm] == "shift")
         return {f"{name}-{value:g}": {name: value} for name in names for value in getattr(self, name)}
 
 
@@ -73,17 +74,17 @@ def choose(arm: str, trials: Trials, headline: Sampling, share: Callable[[str, S
     """Takes the best setting of each.
 
     Args:
-        arm: "tokens" or "latents".
+        arm: one of ``OWN``.
         share: of the prompts right, of a run by its name in ``trainings`` and how it is sampled.
     """
     choice = Choice()
     rate = choice.try_all("learning_rate", trials.learning_rate, lambda v: share(f"learning_rate-{v:g}", headline))
     best, sampling = f"learning_rate-{rate:g}", headline
     choice.changes["learning_rate"] = rate
-    if arm == "latents":
+    if OWN[arm] == "shift":
         shifts = choice.try_all("shift", trials.shift, lambda v: share(f"shift-{v:g}", headline))
         choice.changes["shift"] = shifts
-    for name in ["guidance"] + ["temperature"] * (arm == "tokens"):
+    for name in ["guidance"] + ["temperature"] * (OWN[arm] == "temperature"):
         value = choice.try_all(
             name, getattr(trials, name), lambda v, name=name, so_far=sampling: share(best, replace(so_far, **{name: v}))
         )

@@ -94,7 +94,7 @@ class MaskedLatentsTraining(LatentTraining):
     Args:
         backbone, text: see ``GeneratorTraining``.
         blocks: of the head; see ``MaskedLatentsGenerator``.
-        times: how many each hidden cell is asked at, in one step.
+        times: how many each hidden cell is asked at, in one step. shift: of them; see ``MaskedLatentsGenerator``.
         common: see ``LatentTraining``; masks are those of tokens that are trained with the same seed.
     """
 
@@ -105,11 +105,12 @@ class MaskedLatentsTraining(LatentTraining):
         text: TextEncoder,
         blocks: int = 3,
         times: int = 4,
+        shift: float = 1.0,
         **common,
     ) -> None:
         super().__init__(tokenizer, **common)
         channels = self.tokenizer.quantizer.dim
-        self.generator = MaskedLatentsGenerator(backbone, text, channels, blocks, self.trained_for)
+        self.generator = MaskedLatentsGenerator(backbone, text, channels, blocks, self.trained_for, shift)
         self.times = times
 
     @property
@@ -123,7 +124,7 @@ class MaskedLatentsTraining(LatentTraining):
         drop = torch.rand(len(latents), generator=rng) < self.text_dropout
         tails = self._tails(batch, cells.shape[1])
         where = draw_puzzle(cells, self.generator.mask_id, rng, self.schedule, self.mixture, tails=tails).asked
-        time = logit_normal(torch.rand(self.times, int(where.sum()), generator=rng))
+        time = logit_normal(torch.rand(self.times, int(where.sum()), generator=rng), self.generator.shift)
         loss, logs = self._loss(
             latents, where, time, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
         )

@@ -289,6 +289,6 @@ def masked_latents(
         halves = condition(both, 2).chunk(2) if both else (condition(memory), condition(null))
         return guided_velocity(*map(told, halves), scale)
 
-    draw = drawing(numbers, how.solver)
+    draw = drawing(numbers, how.solver, shift=generator.shift)
     filled = sample(predict, canvas, seeds, how.order, how.steps, how.schedule, revisions=how.revisions, draw=draw)
     return numbers.lookup(filled)

@@ -38,6 +38,7 @@ class MaskedLatentsGenerator(Configurable, nn.Module):
         channels: d, of the tokenizer's latents.
         blocks: of the head, which is as wide as the transformer; MAR's default is 3.
         trained_for: see ``TokenGenerator``.
+        shift: of the head's times, in training and sampling; see ``DiffusionGenerator``.
     """
 
     of_latents, actions = True, None  # games are not for it
@@ -51,10 +52,13 @@ class MaskedLatentsGenerator(Configurable, nn.Module):
         channels: int,
         blocks: int = 3,
         trained_for: Sequence[str] = ("text",),
+        shift: float = 1.0,
     ) -> None:
         super().__init__()
+        if shift <= 0:
+            raise ValueError(f"shift is {shift}, expected more than 0: 1 leaves the times as they are")
         self.backbone, self.text, self.trained_for = backbone, text, tuple(trained_for)
-        self.channels = channels
+        self.channels, self.shift = channels, shift
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.input = nn.Linear(channels, backbone.dim)
@@ -170,7 +174,7 @@ def masked_latents_loss(
     return error.mean(), {"clean": (time.square() * error).mean().detach()}  # of the clean latents it implies
 
 
-def drawing(numbers: Numbers, solver: Solver, steps: int = HEAD_STEPS) -> Draw:
+def drawing(numbers: Numbers, solver: Solver, steps: int = HEAD_STEPS, shift: float = 1.0) -> Draw:
     """What ``samplers.sample`` draws with, of a ``predict`` that gives the velocity of the asked cells at a time.
 
     Each cell goes from noise to data by itself, and its vector gets the next of the ``numbers``. How likely it is
@@ -184,7 +188,7 @@ def drawing(numbers: Numbers, solver: Solver, steps: int = HEAD_STEPS) -> Draw:
             return draws.normal(*asked.shape[1:], channels)[asked]
 
         x = noise()
-        for t, s in pairwise(solver.times(steps)):
+        for t, s in pairwise(solver.times(steps, shift)):
             x = solver.step(velocity, x, t, s, noise)
         return numbers.add(x), x.new_zeros(len(x))
 

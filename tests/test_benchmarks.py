@@ -52,6 +52,26 @@ def test_every_task_has_its_row_and_its_picture(program, saved, tmp_path, capsys
     assert {f"{name}.png" for name in [*made, "tasks"]} <= {file.name for file in tmp_path.iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:this model was trained for")
+def test_every_capability_is_tested_and_found_again(program, saved, tmp_path, capsys, monkeypatch):
+    capabilities = program("capabilities")
+    monkeypatch.setattr(capabilities, "EXTENSIONS", 1)
+    monkeypatch.setattr(capabilities, "SEED", 0)  # something crosses the border of each task in three clips
+    flags = ["--model", saved, "--clips", "3", "--out", str(tmp_path / "out")]
+    capabilities.main([*flags, "--tasks", "extend", "another length"])
+    said = capsys.readouterr().out
+    assert set(rows(said)) == {"task", "extend", "another length"} and "H1 capability: NOT MEASURED" in said
+    assert rows(said)["extend"][4] == "all" and rows(said)["another length"][4] == ""
+    monkeypatch.setattr(capabilities, "run_task", lambda *rest: pytest.fail("this was done before"))
+    capabilities.main([*flags, "--tasks", "extend"])
+    assert capsys.readouterr().out == said
+    with pytest.raises(SystemExit):
+        capabilities.main([*flags, "--tasks", "dance"])
+    assert "no task is called 'dance'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"extend\.json is of another clips: delete it"):
+        capabilities.main(["--model", saved, "--clips", "2", "--out", str(tmp_path / "out"), "--tasks", "extend"])
+
+
 def test_integers_and_pixels_drift_beside_the_real_clips(program, saved, lpips_weights, capsys):
     flags = ["--clips", "2", "--extensions", "2", "--steps", "2", "--revisions", "0", "--lpips", lpips_weights]
     program("drift").main(["--model", saved, *flags])

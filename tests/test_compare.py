@@ -100,7 +100,7 @@ def test_recipes_say_what_they_are_and_keep_the_protocol(recipe, monkeypatch):
         assert config.trials.training_seed not in config.training_seeds
 
 
-@pytest.mark.parametrize("recipe", ["tiny", "shapes"])
+@pytest.mark.parametrize("recipe", ["tiny", "small", "shapes"])
 def test_the_bridges_lie_on_top_of_either_recipe(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
     overlay = Path("configs/compare/overlays/bridges.yaml")
@@ -313,13 +313,51 @@ def test_trials_choose_the_settings_of_a_recipe(done, tmp_path, monkeypatch):
     assert len(begun) == 6 and file == tmp_path / "out/tuned.yaml"
     assert {cli.model.learning_rate for cli in begun} == {5e-3, 1e-2} and {cli.model.seed for cli in begun} == {100}
     _, config = compare.parse([*args(tmp_path), "-c", str(file)])
-    assert config.tuned and config.tokens.changes["model"]["init_args"] == {"learning_rate": 1e-2}
+    assert config.tokens.tuned and config.latents.tuned
+    assert config.tokens.changes["model"]["init_args"] == {"learning_rate": 1e-2}
     assert config.latents.changes["model"]["init_args"] == {"learning_rate": 1e-2, "shift": 1.0}
     assert {(s.guidance, s.temperature) for s in [config.tokens.headline, *config.tokens.curve]} == {(1.5, 1.0)}
     assert {s.guidance for s in [config.latents.headline, *config.latents.curve]} == {1.5}
     assert [s.steps for s in config.tokens.curve] == [s["steps"] for s in TOY["tokens"]["curve"]]
     shares = json.loads((tmp_path / "out/trials.json").read_text())
     assert shares["latents"]["shift"] == {"1.0": 0.25, "2.0": 0.0}
+
+
+def test_the_bridges_have_as_many_trials(done, tmp_path, monkeypatch):
+    shutil.copytree(done / "out/tokens", tmp_path / "out/tokens", ignore=shutil.ignore_patterns("seed*"))
+    shutil.copytree(done / "out/tokenizer", tmp_path / "out/tokenizer")
+    (tmp_path / "trials.yaml").write_text(yaml.safe_dump({"trials": TRIALS, "bridges": BRIDGES}))
+    flags = [*args(tmp_path), "-c", str(tmp_path / "trials.yaml"), "--tune"]
+    begun, fit, tried = [], train.main, []
+    monkeypatch.setattr(train, "main", lambda command: begun.append(fit(command)))
+    compare.main([*flags, "--only", "trials/masked-latents/shift-2"])
+    assert [cli.model.generator.shift for cli in begun] == [2.0]
+
+    def score(model, examples, sampling, seed, *rest):
+        tried.append((model.folder.parent.parent.name, model.folder.parent.name, sampling))
+        return arms.Score({"all": torch.arange(4) < 2}, 1, None)
+
+    monkeypatch.setattr(arms.Trained, "score", score)
+    file = compare.main(flags)
+    counts = {arm: len([1 for name, *_ in tried if name == arm]) for arm in FOLDERS}
+    assert set(counts.values()) == {6}
+    _, config = compare.parse([*args(tmp_path), "-c", str(file)])
+    assert all(arm.tuned for arm in config.arms().values()) and len(config.arms()) == 4
+    assert config.bridges.masked_latents.changes["model"]["init_args"] == {"learning_rate": 5e-3, "shift": 1.0}
+    assert config.bridges.noisy_tokens.headline.temperature == 0.5
+
+
+def test_several_processes_share_the_work(done, tmp_path, capfd):
+    """What two make side by side is what one makes alone."""
+    shutil.copytree(done / "out/tokens", tmp_path / "out/tokens", ignore=shutil.ignore_patterns("seed*"))
+    shutil.copytree(done / "out/tokenizer", tmp_path / "out/tokenizer")
+    page = compare.main([*args(tmp_path), "--processes", "2"])
+    assert page.is_file() and "tokens/seed0: see" in capfd.readouterr().out
+    results = [json.loads((folder / "out/results.json").read_text()) for folder in (done, tmp_path)]
+    assert results[0]["scaling"] == results[1]["scaling"]
+    assert "sampling and measuring latents/seed0" in (tmp_path / "out/latents/seed0/log.txt").read_text()
+    with pytest.raises(ValueError, match=r"latents/seed0 failed \(see .*log.txt\): .* holds a run of other changes"):
+        compare.main([*args(tmp_path), "--processes", "2", "--latents.changes", '{"trainer": {"max_epochs": 9}}'])
 
 
 def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):
@@ -346,6 +384,7 @@ def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):
         (["--trials", json.dumps(TRIALS | {"guidance": [1.0, 2.0]})], "half of the evaluations: leave it out"),
         (["--trials", json.dumps(TRIALS | {"prompt_seed": 20})], "trials have a seed of the comparison"),
         (["--only", "tokens/seed0"], "first run the same with --only data"),
+        (["--processes", "0"], "--processes 0: expected 1 or more"),
     ],
 )
 def test_wrong_shares_of_the_work_are_told(flags, words, tmp_path):

@@ -1,0 +1,315 @@
+"""The tests of H1 in docs/hypothesis.md: can one masked model of tokens do whatever the Sora report shows?
+
+    python benchmarks/capabilities.py --model models/showcase --out out/capabilities [--clips 256] [--bf16]
+        [--tasks extend loop] [--beside FOLDER]
+
+Each task is run on clips of one object that training has never seen, and each is asked three things. (a) Known cells
+come back bit for bit, in every call of the sampler. (b) The new part shows what the text says: the lower bound of the
+share that is right lies above the upper bound of the share that would be by chance, told each other's captions. (c)
+Seams: the mean difference of neighbouring pixels on either side of the border of old and new, over that of all other
+neighbours, is within a factor of 1.25 of the same in real clips; shown as a multiple of that, with what the tokenizer
+alone makes of real clips in brackets. Beside the share there is that of the real clips' same part. Ten extensions in a
+row are asked whether contrast and saturation drift as slowly as in real clips.
+
+Results are kept, a file a task, and found again; --beside is such a folder of another model, such as the twin: where
+it passes what this one fails, the paired difference is shown. The last line is the verdict.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+from drift import extended, window
+from tasks import fitting, middle, recolourable, recoloured, still
+
+from data.commands import run
+from data.shapes import Shapes
+from data.video import Example
+from evaluation.arms import keep, right
+from evaluation.capabilities import Capability, judge_capabilities
+from evaluation.protocol import code_version
+from generator.pipeline import VideoGenerator
+from generator.tasks import Canvas
+
+SEED = 4  # of the clips, which nothing else here uses
+EXTENSIONS, DRIFTS = 10, "ten extensions"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames of what is made, and what they should show; ``real``: a clip that does, None where there is none."""
+
+    example: Example
+    real: Tensor | None
+    frames: slice = field(default_factory=lambda: slice(None))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A clip of a task.
+
+    Attributes:
+        prompt, inputs, job: what the model is asked for.
+        like: a real clip (3, t, h, w) of the size that is asked for, whose neighbouring pixels seams are held against.
+        parts: all of them, to be right; None: all of it shows what ``like`` does.
+    """
+
+    prompt: str | list[str]
+    like: Tensor
+    parts: list[Part]
+    inputs: list[Tensor] = field(default_factory=list)
+    job: dict = field(default_factory=dict)
+
+
+def whole(example: Example, inputs: list[Tensor] | None = None, **job) -> Case:
+    """All of what is made shows what the example does."""
+    return Case(example.text, example.clip, [Part(example, example.clip)], inputs or [], job)
+
+
+class Watched:
+    """A model whose sampler is watched: what it was told is known, and whether it came back."""
+
+    def __init__(self, model: VideoGenerator) -> None:
+        self.model, self.fill, self.calls = model, model.fill, []
+        model.fill = self.watch
+
+    def watch(self, canvas: Canvas, *rest, **more) -> Tensor:
+        tokens = self.fill(canvas, *rest, **more)
+        self.calls.append((canvas, bool(tokens[canvas.known].equal(canvas.tokens[canvas.known]))))
+        return tokens
+
+    def __call__(self, case: Case, task: str, seed: int) -> tuple[Tensor, bool, Tensor | None]:
+        """The video (3, t, h, w), whether all that was known came back, and what was known of the last canvas of which
+        some cells were, bool (t, h, w) in pixels, True where known; None of those of which none were."""
+        self.calls.clear()
+        video = self.model(case.prompt, task=task, inputs=case.inputs, seed=seed, **case.job)[0]
+        canvas = self.calls[-1][0]
+        known = in_pixels(canvas, video.shape[1], self.model.tokenizer) if canvas.known.any() else None
+        return video, all(same for _, same in self.calls), known
+
+
+def in_pixels(canvas: Canvas, frames: int, tokenizer) -> Tensor:
+    """What a canvas of one row knows, bool (t, h, w) in pixels; frames behind it are known, too."""
+    ft, fs = tokenizer.time_compression, tokenizer.space_compression
+    known = canvas.known[0].repeat_interleave(fs, 1).repeat_interleave(fs, 2)
+    known = known.repeat_interleave(ft, 0)
+    known = known if canvas.middle else known[ft - 1 :]  # the first latent frame stands for one
+    return F.pad(known.float(), (0, 0, 0, 0, 0, frames - len(known)), value=1.0).bool()
+
+
+def rebuilt(model: VideoGenerator, clip: Tensor) -> Tensor:
+    """What the tokenizer makes of a clip (3, t, h, w), of any length."""
+    before = (1 - clip.shape[1]) % model.tokenizer.time_compression
+    return model.decode(model.encode(torch.cat([clip[:, :1]] * before + [clip], dim=1)[None]))[0, :, before:]
+
+
+def across(video: Tensor, known: Tensor) -> tuple[float, float]:
+    """How much neighbours differ across the border of known and new in all, and how much they would if they differed
+    as all others do, along the same axes: a clip (3, t, h, w) and bool (t, h, w)."""
+    border = expected = 0.0
+    for axis in range(3):
+        if known.shape[axis] > 1:
+            steps, edge = video.diff(dim=axis + 1).abs().mean(0), known.diff(dim=axis)
+            border += steps[edge].sum().item()
+            expected += edge.sum().item() * steps[~edge].mean().item()
+    return border, expected
+
+
+def cases(model: VideoGenerator, count: int) -> dict[str, Callable[[], Iterator[Case]]]:
+    """The tasks by name: functions that draw their cases."""
+    t, h, w, fps = (model.clip[axis] for axis in ("frames", "height", "width", "fps"))
+    ft, long = model.tokenizer.time_compression, 2 * t - 1
+    wide = (h + h // 2 // 16 * 16, w + w // 2 // 16 * 16)  # whole cells to either side
+
+    def drawn(frames: int = long, height: int = h, width: int = w) -> list[Example]:
+        shapes = Shapes("test", frames, height, width, fps, objects=[1], seed=SEED)
+        return recolourable(shapes, count)
+
+    def text2video() -> Iterator[Case]:
+        return (whole(e) for e in drawn(t))
+
+    def text2image() -> Iterator[Case]:
+        for e in drawn(t):
+            yield whole(replace(e, clip=e.clip[:, :1], attributes=still(e.attributes)))
+
+    def image2video() -> Iterator[Case]:
+        return (whole(e, [e.clip[:, :1]]) for e in drawn(t))
+
+    def extend() -> Iterator[Case]:
+        new = slice(t - 1, None)
+        for e in drawn():
+            yield Case(e.text, e.clip, [Part(e, e.clip[:, new], new)], [e.clip[:, :t]], {"frames": long})
+
+    def extend_back() -> Iterator[Case]:
+        new = slice(t)
+        for e in drawn():
+            yield Case(e.text, e.clip, [Part(e, e.clip[:, new], new)], [e.clip[:, -t:]], {"frames": long})
+
+    def loop() -> Iterator[Case]:
+        frames = max(t - 1, 3 * ft)
+        return (whole(e, frames=frames) for e in drawn(frames))
+
+    def interpolate() -> Iterator[Case]:
+        return (whole(e, [e.clip[:, :1], e.clip[:, -1 - ft :]], frames=t) for e in drawn(t))
+
+    def connect() -> Iterator[Case]:
+        """What it is to show are the frames that only one of the two has, which are given."""
+        frames = t + t // 2 // ft * ft
+        first, last = slice(frames - t), slice(t - frames, None)
+        examples = drawn(frames)
+        for a, b in zip(examples, examples[1:] + examples[:1], strict=True):
+            parts = [Part(a, a.clip[:, first], first), Part(b, b.clip[:, last], last)]
+            yield Case(a.text, a.clip, parts, [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
+
+    def inpaint() -> Iterator[Case]:
+        mask = torch.zeros(1, h, w, dtype=torch.bool)
+        mask[:, h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] = True
+        return (whole(e, [e.clip], mask=mask) for e in drawn(t))
+
+    def outpaint() -> Iterator[Case]:
+        """What is given is the middle of a larger clip, in which the thing may not be."""
+        top, left = (wide[0] - h) // 2, (wide[1] - w) // 2
+        for e in drawn(t, *wide):
+            yield whole(e, [e.clip[..., top : top + h, left : left + w]], height=wide[0], width=wide[1])
+
+    def edit() -> Iterator[Case]:
+        for e in drawn(t):
+            other = told_otherwise(e)
+            yield Case(other.text, e.clip, [Part(other, None)], [e.clip], {"strength": 0.5})
+
+    def story() -> Iterator[Case]:
+        new = slice(middle(model, long, h, w) + ft, None)  # frames of which all belong to the second prompt
+        for e in drawn():
+            other = told_otherwise(e)
+            yield Case([e.text, other.text], e.clip, [Part(other, None, new)], job={"frames": long})
+
+    def of_size(*scale: float) -> Callable[[], Iterator[Case]]:
+        size = fitting(model, [side * by for side, by in zip((t, h, w), scale, strict=True)])
+        job = dict(zip(("frames", "height", "width"), size, strict=True))
+        return lambda: (whole(e, **job) for e in drawn(*size))
+
+    made = (text2video, text2image, image2video, extend, extend_back, loop, interpolate, connect, inpaint, outpaint)
+    named = {task.__name__.replace("_", "-"): task for task in (*made, edit, story)}
+    return named | {"another size": of_size(1, 1.25, 1.25), "another length": of_size(1.5, 1, 1)}
+
+
+def told_otherwise(example: Example) -> Example:
+    """The same with another colour, but for the clip."""
+    text, attributes = recoloured(example)
+    return replace(example, text=text, attributes=attributes)
+
+
+def run_task(model: Watched, name: str, given: list[Case], fps: float) -> dict:
+    """What came of each clip."""
+    task = "text2video" if name.startswith("another") else name
+    found = {key: [] for key in ("kept", "seam", "rebuilt seam", "real seam")}
+    videos = []
+    for seed, case in enumerate(tqdm(given, desc=name, leave=False)):
+        video, kept, known = model(case, task, seed)
+        assert video.shape == case.like.shape, f"{tuple(video.shape)} was made and {tuple(case.like.shape)} expected"
+        videos.append(video)
+        if known is None:
+            continue
+        found["kept"].append(kept)
+        if name != "edit":  # whose border is wherever the model finds the clip unlikely
+            found["seam"].append(across(video, known))
+            found["real seam"].append(across(case.like, known))
+            found["rebuilt seam"].append(across(rebuilt(model.model, case.like), known))
+    parts = list(zip(*(case.parts for case in given), strict=True))  # of the first part, of the second, ...
+
+    def all_right(clips: list[list[Tensor]], shuffled: bool = False) -> list[bool]:
+        rows = [
+            right(torch.stack(shown), [one.example for one in part], fps, shuffled)["all"]
+            for shown, part in zip(clips, parts, strict=True)
+        ]
+        return torch.stack(rows).all(0).tolist()
+
+    made = [[video[:, one.frames] for video, one in zip(videos, part, strict=True)] for part in parts]
+    found |= {"right": all_right(made), "chance": all_right(made, shuffled=True)}
+    real = [[one.real for one in part] for part in parts]
+    return found | {"real": [] if real[0][0] is None else all_right(real)}
+
+
+def run_drifts(model: VideoGenerator, count: int) -> dict:
+    """Slopes a second of contrast and saturation, of clips that are extended ten times and of real ones as long."""
+    begun, fps = model.clip["frames"], model.clip["fps"]
+    size = window(model.tokenizer.latent_shape(*(model.clip[axis] for axis in ("frames", "height", "width")))[0])
+    new = (size - size // 2) * model.tokenizer.time_compression
+    shapes = Shapes("test", objects=[1], seed=SEED, **model.clip | {"frames": begun + EXTENSIONS * new})
+    found = {f"{arm} {name}": [] for arm in ("made", "real") for name in ("contrast", "saturation")}
+    for start in range(0, count, 16):
+        examples = [shapes[i] for i in range(start, min(start + 16, count))]
+        real = torch.stack([e.clip for e in examples])
+        tokens = extended(model, model.encode(real[:, :, :begun]), [e.text for e in examples], EXTENSIONS, anew=False)
+        for arm, video in (("made", model.decode(tokens)), ("real", real)):
+            looks = {
+                "contrast": video.std((1, 3, 4)),
+                "saturation": (video.amax(1) - video.amin(1)).mean((2, 3)),
+            }
+            for name, rows in looks.items():
+                seconds = torch.arange(rows.shape[1]) / fps
+                seconds = seconds - seconds.mean()
+                found[f"{arm} {name}"] += ((rows * seconds).sum(1) / seconds.square().sum()).tolist()
+    return found
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for what each task came to")
+    parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--tasks", nargs="+", help="some of them; all others are read from --out if they are there")
+    parser.add_argument("--beside", type=Path, help="the --out of another model")
+    options = parser.parse_args(args)
+
+    model = VideoGenerator.from_pretrained(options.model)
+    model = model.bfloat16() if options.bf16 else model
+    named = cases(model, options.clips) | {DRIFTS: None}
+    if unknown := sorted(set(options.tasks or []) - set(named)):
+        parser.error(f"no task is called {unknown[0]!r}: expected some of {', '.join(map(repr, named))}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = {"model": options.model, "clips": options.clips, "bf16": options.bf16}
+    about["code"] = code_version(code=("data", "evaluation", "generator", "vq"))
+    watched, results = Watched(model), {}
+    for name, draw in named.items():
+        file = options.out / f"{name.replace(' ', '-')}.json"
+        if not file.is_file() and (options.tasks is None or name in options.tasks):
+            found = (
+                run_task(watched, name, list(draw()), model.clip["fps"]) if draw else run_drifts(model, options.clips)
+            )
+            keep(file, {"about": about, "found": found})
+        if file.is_file():
+            there = json.loads(file.read_text())
+            if other := [key for key in about if there["about"].get(key) != about[key]]:
+                raise ValueError(f"{file} is of another {', '.join(other)}: delete it, or give another --out")
+            results[name] = there["found"]
+    beside = (
+        {name: read(options.beside / f"{name.replace(' ', '-')}.json") for name in results} if options.beside else {}
+    )
+    tested = {name: Capability.of(name, found) for name, found in results.items()}
+    others = {name: Capability.of(name, found) for name, found in beside.items() if found}
+    print("| task | clips | right | by chance | real clips | known cells | seams | passes |")
+    print("|---|---|---|---|---|---|---|---|")
+    for one in tested.values():
+        print(f"| {' | '.join(one.cells())} |")
+    verdict = judge_capabilities(tested, others, whole=set(tested) == set(named))
+    print(f"\n{verdict.claim}: {verdict.word.upper()}; {verdict.because}")
+
+
+def read(file: Path) -> dict | None:
+    return json.loads(file.read_text())["found"] if file.is_file() else None
+
+
+if __name__ == "__main__":
+    run(main)

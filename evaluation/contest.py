@@ -1,0 +1,165 @@
+"""What ``compare.py`` compares: the recipe of a comparison, and the trainings it takes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation.arms import Sampling
+from evaluation.trials import Trials
+
+TOKENS, LATENTS = "tokens", "latents"
+NOISY_TOKENS, MASKED_LATENTS = "noisy tokens", "masked latents"  # the bridges
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe of train.py, and what is changed in it."""
+
+    recipe: str
+    changes: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An arm.
+
+    Attributes:
+        recipe, changes: of its training. headline: how it samples at every budget. curve: cheap to dear, how it does
+            at the largest one; of a bridge nobody asks. tuned: whether it is what ``--tune`` chose.
+    """
+
+    recipe: str
+    headline: Sampling
+    curve: list[Sampling] = field(default_factory=list)
+    changes: dict = field(default_factory=dict)
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
+class Bridges:
+    """The arms between the two, for H5."""
+
+    noisy_tokens: Contestant
+    masked_latents: Contestant
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how much of it.
+
+    Args:
+        tokenizer: its recipe; or, as ``recipe``, an exported folder or hub id.
+        videos: recipe of the data; its training clips are encoded, the first ``clips`` of them.
+        both: changes of the recipes of all arms.
+        bridges: trained as the two arms are, and measured at the largest budget; None: H5 is not.
+        c0: training operations of the smallest budget; ``multiples`` of it are the others.
+        ema: see ``vq.callbacks.EMA``.
+        prompts: how many, of ``prompt_seed``.
+        trials: what ``--tune`` chooses the arms' settings from.
+        shown: prompts whose clips the report shows.
+        batch_size: clips that are sampled at once.
+    """
+
+    tokenizer: Recipe
+    videos: str
+    clips: int
+    tokens: Contestant
+    latents: Contestant
+    c0: float
+    both: dict = field(default_factory=dict)
+    bridges: Bridges | None = None
+    multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    ema: float = 0.97
+    training_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    sampling_seeds: list[int] = field(default_factory=lambda: [0, 1])
+    prompts: int = 256
+    prompt_seed: int = 20
+    trials: Trials | None = None
+    shown: int = 6
+    batch_size: int = 64
+
+    def ends(self) -> dict[str, Contestant]:
+        """The two by name."""
+        return {TOKENS: self.tokens, LATENTS: self.latents}
+
+    def between(self) -> dict[str, Contestant]:
+        """The bridges by name."""
+        if self.bridges is None:
+            return {}
+        return {NOISY_TOKENS: self.bridges.noisy_tokens, MASKED_LATENTS: self.bridges.masked_latents}
+
+    def arms(self) -> dict[str, Contestant]:
+        """All of them."""
+        return self.ends() | self.between()
+
+    def check(self) -> None:
+        """``ValueError`` for what can be told before anything is trained."""
+        if self.multiples != sorted(set(self.multiples)) or not self.multiples or self.multiples[0] < 1:
+            raise ValueError(f"multiples are {self.multiples}: expected rising numbers from 1 on")
+        if not self.tokens.curve or not self.latents.curve:
+            raise ValueError("tokens and latents need a curve: a list of samplers, cheap to dear")
+        if self.prompts < 2 or not self.training_seeds or not self.sampling_seeds:
+            raise ValueError("expected 2 prompts or more, a training seed and a sampling seed")
+        for name in ("clips", "c0", "shown", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("training_seeds", "sampling_seeds"):
+            if len(set(seeds := getattr(self, name))) < len(seeds):
+                raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
+        if (trials := self.trials) and (
+            trials.prompt_seed == self.prompt_seed
+            or trials.training_seed in self.training_seeds
+            or trials.sampling_seed in self.sampling_seeds
+        ):
+            raise ValueError(
+                "trials have a seed of the comparison: what chooses the settings may not be what is reported"
+            )
+        if missing := [
+            file for file in (self.videos, *(arm.recipe for arm in self.arms().values())) if not Path(file).is_file()
+        ]:
+            raise ValueError(f"no recipe at {missing[0]}: expected a yaml file")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of an arm: how, with which seed, up to which multiple of C0."""
+
+    arm: Contestant
+    seed: int
+    multiples: list[int]
+    arguments: dict = field(default_factory=dict)  # of the training, besides those of the recipe
+
+
+def all_runs(config: Comparison) -> dict[str, Run]:
+    """Every arm with every seed, by the name of its folder."""
+    return {
+        str(run_folder(Path(), name, seed)): Run(arm, seed, config.multiples)
+        for name, arm in config.arms().items()
+        for seed in config.training_seeds
+    }
+
+
+def trial_runs(config: Comparison) -> dict[str, Run]:
+    """The trainings that the arms' settings are chosen by."""
+    trials = config.trials
+    return {
+        str(trial_folder(Path(), name, trial)): Run(arm, trials.training_seed, [trials.multiple], arguments)
+        for name, arm in config.arms().items()
+        for trial, arguments in trials.trainings(name).items()
+    }
+
+
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    return out / name.replace(" ", "-") / f"seed{seed}"
+
+
+def trial_folder(out: Path, name: str, trial: str) -> Path:
+    return out / "trials" / name.replace(" ", "-") / trial
+
+
+def merged(below: dict, above: dict) -> dict:
+    """Two recipes, one on top of the other."""
+    both = dict(below)
+    for name, value in above.items():
+        inside = isinstance(value, dict) and isinstance(both.get(name), dict)
+        both[name] = merged(both[name], value) if inside else value
+    return both
