@@ -98,8 +98,7 @@ def compare(tokenizer: str, config: Comparison, given) -> Path:
         config.multiples,
         **found,
         ceiling=references["reconstructions"]["all"],
-        tuned=all(arm.tuned for arm in config.ends().values()),
-        bridges_tuned=any(arm.tuned for arm in config.between().values()),
+        tuned=config.tuned(),
         bridges=tuple(hits(scores[name]["largest"]) for name in config.between()) or None,
     )
     page = report(given.out, config, whole, scores, references, examples, runs, tokenizer, rpsnr)
@@ -125,8 +124,10 @@ def parse(args: list[str] | None) -> tuple:
     config.check()
     if given.tune and config.trials is None:
         raise ValueError("--tune wants trials in the recipe, as configs/compare/shapes.yaml has them")
-    if given.processes < 1:
-        raise ValueError(f"--processes {given.processes}: expected 1 or more")
+    if given.processes < 1 or (given.only and given.processes > 1):
+        raise ValueError(f"--processes {given.processes}: expected 1 or more, and 1 with --only, which is one part")
+    if given.processes > 1 and ":" in given.device:
+        raise ValueError(f"--device {given.device} with --processes: each gets a GPU of its own, leave --device out")
     fresh(open_videos(Path(config.videos), {}), 1, config.prompt_seed)  # refused now rather than after all trainings
     return given, config
 

@@ -6,13 +6,13 @@
 Each task is run on clips of one object that training has never seen, and each is asked three things. (a) Known cells
 come back bit for bit, in every call of the sampler. (b) The new part shows what the text says: the lower bound of the
 share that is right lies above the upper bound of the share that would be by chance, told each other's captions. (c)
-Seams: the mean difference of neighbouring pixels on either side of the border of old and new, over that of all other
-neighbours, is within a factor of 1.25 of the same in real clips; shown as a multiple of that, with what the tokenizer
-alone makes of real clips in brackets. Beside the share there is that of the real clips' same part. Ten extensions in a
-row are asked whether contrast and saturation drift as slowly as in real clips.
+Seams: the mean difference of neighbouring pixels on either side of the border of old and new, over that of neighbours
+within the new part, is within a factor of 1.25 of the same in real clips; shown as a multiple of that, with what the
+tokenizer alone makes of real clips in brackets. Beside the share there is that of the real clips' same part. Ten
+extensions in a row are asked whether contrast and saturation drift as slowly as in real clips.
 
 Results are kept, a file a task, and found again; --beside is such a folder of another model, such as the twin: where
-it passes what this one fails, the paired difference is shown. The last line is the verdict.
+it passes a test that this one fails, the paired difference of the shares is shown. The last line is the verdict.
 """
 
 import argparse
@@ -40,9 +40,15 @@ from evaluation.capabilities import Capability, judge_capabilities
 from evaluation.protocol import code_version
 from generator.pipeline import VideoGenerator
 from generator.tasks import Canvas
+from vq.pretrained import fingerprint
 
 SEED = 4  # of the clips, which nothing else here uses
 EXTENSIONS, DRIFTS = 10, "ten extensions"
+MEASURES = (
+    "evaluation/arms.py",
+    "evaluation/detector.py",
+    *(f"benchmarks/{name}.py" for name in ("capabilities", "drift", "tasks")),
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Case:
     Attributes:
         prompt, inputs, job: what the model is asked for.
         like: a real clip (3, t, h, w) of the size that is asked for, whose neighbouring pixels seams are held against.
-        parts: all of them, to be right; None: all of it shows what ``like`` does.
+        parts: what has to be seen, all of it; none of a task that has no text to follow.
     """
 
     prompt: str | list[str]
@@ -115,13 +121,16 @@ def rebuilt(model: VideoGenerator, clip: Tensor) -> Tensor:
 
 def across(video: Tensor, known: Tensor) -> tuple[float, float]:
     """How much neighbours differ across the border of known and new in all, and how much they would if they differed
-    as all others do, along the same axes: a clip (3, t, h, w) and bool (t, h, w)."""
+    as those within the new part do, along the same axes: a clip (3, t, h, w) and bool (t, h, w)."""
     border = expected = 0.0
     for axis in range(3):
         if known.shape[axis] > 1:
-            steps, edge = video.diff(dim=axis + 1).abs().mean(0), known.diff(dim=axis)
-            border += steps[edge].sum().item()
-            expected += edge.sum().item() * steps[~edge].mean().item()
+            steps, size = video.diff(dim=axis + 1).abs().mean(0), known.shape[axis] - 1
+            one, other = known.narrow(axis, 0, size), known.narrow(axis, 1, size)
+            edge, within = one != other, ~one & ~other
+            if edge.any():
+                border += steps[edge].sum().item()
+                expected += edge.sum().item() * steps[within].mean().item()
     return border, expected
 
 
@@ -163,13 +172,11 @@ def cases(model: VideoGenerator, count: int) -> dict[str, Callable[[], Iterator[
         return (whole(e, [e.clip[:, :1], e.clip[:, -1 - ft :]], frames=t) for e in drawn(t))
 
     def connect() -> Iterator[Case]:
-        """What it is to show are the frames that only one of the two has, which are given."""
+        """No text says what is between the two."""
         frames = t + t // 2 // ft * ft
-        first, last = slice(frames - t), slice(t - frames, None)
         examples = drawn(frames)
         for a, b in zip(examples, examples[1:] + examples[:1], strict=True):
-            parts = [Part(a, a.clip[:, first], first), Part(b, b.clip[:, last], last)]
-            yield Case(a.text, a.clip, parts, [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
+            yield Case(a.text, a.clip, [], [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
 
     def inpaint() -> Iterator[Case]:
         mask = torch.zeros(1, h, w, dtype=torch.bool)
@@ -234,9 +241,11 @@ def run_task(model: Watched, name: str, given: list[Case], fps: float) -> dict:
         ]
         return torch.stack(rows).all(0).tolist()
 
+    if not parts:
+        return found | {"right": [], "chance": [], "real": []}
     made = [[video[:, one.frames] for video, one in zip(videos, part, strict=True)] for part in parts]
-    found |= {"right": all_right(made), "chance": all_right(made, shuffled=True)}
     real = [[one.real for one in part] for part in parts]
+    found |= {"right": all_right(made), "chance": all_right(made, shuffled=True)}
     return found | {"real": [] if real[0][0] is None else all_right(real)}
 
 
@@ -279,36 +288,47 @@ def main(args: list[str] | None = None) -> None:
     if unknown := sorted(set(options.tasks or []) - set(named)):
         parser.error(f"no task is called {unknown[0]!r}: expected some of {', '.join(map(repr, named))}")
     options.out.mkdir(parents=True, exist_ok=True)
-    about = {"model": options.model, "clips": options.clips, "bf16": options.bf16}
-    about["code"] = code_version(code=("data", "evaluation", "generator", "vq"))
+    about = {
+        "clips": options.clips,
+        "size": model.clip,
+        "bf16": options.bf16,
+        "code": code_version(code=("data", "generator", "vq", *MEASURES)),
+    }
+    weights = {"model": fingerprint(model.tokenizer) + fingerprint(model.generator)}
     watched, results = Watched(model), {}
     for name, draw in named.items():
-        file = options.out / f"{name.replace(' ', '-')}.json"
-        if not file.is_file() and (options.tasks is None or name in options.tasks):
-            found = (
-                run_task(watched, name, list(draw()), model.clip["fps"]) if draw else run_drifts(model, options.clips)
-            )
-            keep(file, {"about": about, "found": found})
-        if file.is_file():
-            there = json.loads(file.read_text())
-            if other := [key for key in about if there["about"].get(key) != about[key]]:
-                raise ValueError(f"{file} is of another {', '.join(other)}: delete it, or give another --out")
-            results[name] = there["found"]
-    beside = (
-        {name: read(options.beside / f"{name.replace(' ', '-')}.json") for name in results} if options.beside else {}
-    )
-    tested = {name: Capability.of(name, found) for name, found in results.items()}
-    others = {name: Capability.of(name, found) for name, found in beside.items() if found}
+        if not file_of(options.out, name).is_file() and name in (options.tasks or named):
+            given = list(draw()) if draw else []
+            found = run_task(watched, name, given, model.clip["fps"]) if draw else run_drifts(model, options.clips)
+            keep(file_of(options.out, name), {"about": about | weights, "found": found})
+        if found := read(file_of(options.out, name), about | weights):
+            results[name] = Capability.of(name, found)
+    others = {}
+    if options.beside:
+        there = {name: read(file_of(options.beside, name), about) for name in results}
+        others = {name: Capability.of(name, found) for name, found in there.items() if found}
+        if not others:
+            raise ValueError(f"--beside {options.beside} holds none of these tasks: expected the --out of another run")
     print("| task | clips | right | by chance | real clips | known cells | seams | passes |")
     print("|---|---|---|---|---|---|---|---|")
-    for one in tested.values():
+    for one in results.values():
         print(f"| {' | '.join(one.cells())} |")
-    verdict = judge_capabilities(tested, others, whole=set(tested) == set(named))
+    verdict = judge_capabilities(results, others, whole=set(results) == set(named))
     print(f"\n{verdict.claim}: {verdict.word.upper()}; {verdict.because}")
 
 
-def read(file: Path) -> dict | None:
-    return json.loads(file.read_text())["found"] if file.is_file() else None
+def file_of(folder: Path, task: str) -> Path:
+    return folder / f"{task.replace(' ', '-')}.json"
+
+
+def read(file: Path, about: dict) -> dict | None:
+    """What was found, None where nothing was; ``ValueError`` where it is of something else."""
+    if not file.is_file():
+        return None
+    there = json.loads(file.read_text())
+    if other := [name for name in about if there["about"].get(name) != about[name]]:
+        raise ValueError(f"{file} is of another {', '.join(other)}: delete it, or give another folder")
+    return there["found"]
 
 
 if __name__ == "__main__":

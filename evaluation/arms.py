@@ -29,7 +29,8 @@ from generator.pipeline import VideoGenerator
 
 TOLD = ("shape", "colour", "motion", "all")
 STRIDE = 1_000_003  # between the seeds of a prompt's samples
-CODE = ("data", "evaluation", "generator", "vq")  # what draws samples and reads them
+# what draws samples and reads them; a report that is worded anew finds them again
+CODE = ("data", "generator", "vq", *(f"evaluation/{name}.py" for name in ("arms", "clips", "detector", "generation")))
 
 
 @dataclass(frozen=True)

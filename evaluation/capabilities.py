@@ -20,10 +20,10 @@ class Capability:
 
     Attributes:
         right, chance, real: whether each clip shows its text, another clip's text, and whether its real clip does;
-            bool (n,), None where nobody asks.
+            bool (n,), None where there is nothing to ask.
         kept: whether all known cells came back; None where none were known.
-        seam: how much differs across the border of old and new, beside other neighbours, over the same in real clips;
-            None where there is no border. rebuilt: the same of real clips' reconstructions.
+        seam: how much differs across the border of old and new, beside what does within the new, over the same in real
+            clips; None where there is no border. rebuilt: the same of real clips' reconstructions.
         drifts: by name, the mean slope a second, and the 95% interval of the mean of real clips'.
     """
 
@@ -40,31 +40,30 @@ class Capability:
     @classmethod
     def of(cls, task: str, found: dict[str, list]) -> "Capability":
         """From the lists that ``benchmarks/capabilities.py`` keeps, one entry a clip."""
-        if "right" not in found:
+        if "kept" not in found:
             names = [name.removeprefix("made ") for name in found if name.startswith("made ")]
             drifts = {name: drift(found[f"made {name}"], found[f"real {name}"]) for name in names}
             return cls(task, len(found[f"made {names[0]}"]), drifts=drifts)
         hits = {name: torch.tensor(found[name]) if found[name] else None for name in ("right", "chance", "real")}
-        kept, seams = all(found["kept"]) if found["kept"] else None, {}
+        clips, kept, seams = len(found["right"] or found["kept"]), all(found["kept"]) if found["kept"] else None, {}
         if found["seam"]:
             real = ratio(found["real seam"])
             seams = {"seam": ratio(found["seam"]) / real, "rebuilt": ratio(found["rebuilt seam"]) / real}
-        return cls(task, len(found["right"]), **hits, kept=kept, **seams)
+        return cls(task, clips, **hits, kept=kept, **seams)
 
-    def failures(self) -> list[str]:
-        """The tests that it fails, in words."""
-        failed = []
+    def failures(self) -> dict[str, str]:
+        """The tests that it fails, by name, in words."""
+        failed = {}
         if self.kept is False:
-            failed.append("known cells were changed")
+            failed["kept"] = "known cells were changed"
         if self.right is not None and share(self.right)["low"] <= share(self.chance)["high"]:
-            failed.append("no better than chance")
+            failed["text"] = "no better than chance"
         if self.seam is not None and not 1 / FACTOR <= self.seam <= FACTOR:
-            failed.append(f"seams are {self.seam:.2f} times real ones")
+            failed["seam"] = f"seams are {self.seam:.2f} times real ones"
         for name, (slope, real) in self.drifts.items():
             if not real.low <= slope <= real.high:
-                failed.append(
-                    f"{name} drifts by {slope:+.4f} a second, real clips by {real.low:+.4f} to {real.high:+.4f}"
-                )
+                there = f"real clips by {real.low:+.4f} to {real.high:+.4f}"
+                failed[name] = f"{name} drifts by {slope:+.4f} a second, {there}"
         return failed
 
     def cells(self) -> list[str]:
@@ -72,7 +71,7 @@ class Capability:
         shares = [percent(hits) for hits in (self.right, self.chance, self.real)]
         kept = {None: "", True: "all", False: "NOT ALL"}[self.kept]
         seam = "" if self.seam is None else f"{self.seam:.2f} ({self.rebuilt:.2f})"
-        return [self.task, str(self.clips), *shares, kept, seam, "; ".join(self.failures()) or "yes"]
+        return [self.task, str(self.clips), *shares, kept, seam, "; ".join(self.failures().values()) or "yes"]
 
 
 def drift(made: list[float], real: list[float]) -> tuple[float, Interval]:
@@ -85,8 +84,8 @@ def drift(made: list[float], real: list[float]) -> tuple[float, Interval]:
 
 
 def ratio(seams: list[tuple[float, float]]) -> float:
-    """How much differs across borders, over what would if neighbours there were like all others: of all clips at once,
-    as in many of them nothing crosses the border. ``ValueError`` if that is so in all."""
+    """How much differs across borders, over what would if neighbours there were like others: of all clips at once, as
+    in many of them nothing crosses the border. ``ValueError`` if that is so in all."""
     border, expected = torch.tensor(seams, dtype=torch.float64).sum(0).tolist()
     if not border > 0 < expected:
         raise ValueError("nothing crosses the border of old and new in any clip: take more clips")
@@ -108,16 +107,18 @@ def judge_capabilities(tokens: dict[str, Capability], latents: dict[str, Capabil
     """By the rule of H1; ``latents``: what of the twin was run. ``whole``: whether every task was run."""
     failed = {name: one.failures() for name, one in tokens.items() if one.failures()}
     because = f"{len(tokens) - len(failed)} of {len(tokens)} tests are passed"
-    because += "".join(f"; {name}: {', '.join(words)}" for name, words in failed.items())
+    because += "".join(f"; {name}: {', '.join(words.values())}" for name, words in failed.items())
     worse = []
-    for name in failed:
-        twin = latents.get(name)
-        if twin is not None and not twin.failures():
-            because += f"; the twin passes {name}"
-            if twin.right is not None and len(twin.right) == len(tokens[name].right):
-                difference = paired(tokens[name].right, twin.right)
-                because += f", tokens minus latents {points(difference)}"
-                worse += [name] * (difference.high < 0)
+    for name, tests in failed.items():
+        if (twin := latents.get(name)) is None or not (
+            passed := [test for test in tests if test not in twin.failures()]
+        ):
+            continue
+        because += f"; the twin passes {name}, {', '.join(passed)}"
+        if twin.right is not None:
+            difference = paired(tokens[name].right, twin.right)
+            because += f", tokens minus latents {points(difference)}"
+            worse += [name] * (difference.high < 0)
     because += "" if latents or not failed else "; the twin was not run"
     if not whole or not tokens:
         return Verdict(CLAIM, NOT_MEASURED, f"not every task was run; {because}")

@@ -91,6 +91,13 @@ class Comparison:
         """All of them."""
         return self.ends() | self.between()
 
+    def tuned(self) -> bool:
+        """Whether all arms are, as H2 asks; ``ValueError`` where some are."""
+        if len(kinds := {arm.tuned for arm in self.arms().values()}) > 1:
+            named = ", ".join(name for name, arm in self.arms().items() if not arm.tuned)
+            raise ValueError(f"some arms were tuned and {named} not: run --tune with all of them, or none")
+        return kinds == {True}
+
     def check(self) -> None:
         """``ValueError`` for what can be told before anything is trained."""
         if self.multiples != sorted(set(self.multiples)) or not self.multiples or self.multiples[0] < 1:
@@ -105,6 +112,7 @@ class Comparison:
         for name in ("training_seeds", "sampling_seeds"):
             if len(set(seeds := getattr(self, name))) < len(seeds):
                 raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
+        self.tuned()
         if (trials := self.trials) and (
             trials.prompt_seed == self.prompt_seed
             or trials.training_seed in self.training_seeds

@@ -124,11 +124,15 @@ class MaskedLatentsTraining(LatentTraining):
         drop = torch.rand(len(latents), generator=rng) < self.text_dropout
         tails = self._tails(batch, cells.shape[1])
         where = draw_puzzle(cells, self.generator.mask_id, rng, self.schedule, self.mixture, tails=tails).asked
-        time = logit_normal(torch.rand(self.times, int(where.sum()), generator=rng), self.generator.shift)
+        time = self.draw_times(int(where.sum()), rng)
         loss, logs = self._loss(
             latents, where, time, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
         )
         return self._report("train", loss, logs)
+
+    def draw_times(self, cells: int, rng: torch.Generator) -> Tensor:
+        """At which each hidden cell is asked, (times, cells)."""
+        return logit_normal(torch.rand(self.times, cells, generator=rng), self.generator.shift)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same masks, times and noise at every validation, so that the curve moves only when the model does."""

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from generator.jobs import FORGET
+from generator.tasks import Canvas
 from vq import pretrained
 
 SIZE = {"frames": 9, "height": 32, "width": 32, "fps": 8.0}
@@ -52,24 +54,66 @@ def test_every_task_has_its_row_and_its_picture(program, saved, tmp_path, capsys
     assert {f"{name}.png" for name in [*made, "tasks"]} <= {file.name for file in tmp_path.iterdir()}
 
 
+@pytest.fixture
+def capabilities(program, monkeypatch):
+    module = program("capabilities")
+    monkeypatch.setattr(module, "EXTENSIONS", 1)
+    return module
+
+
 @pytest.mark.filterwarnings("ignore:this model was trained for")
-def test_every_capability_is_tested_and_found_again(program, saved, tmp_path, capsys, monkeypatch):
-    capabilities = program("capabilities")
-    monkeypatch.setattr(capabilities, "EXTENSIONS", 1)
-    monkeypatch.setattr(capabilities, "SEED", 0)  # something crosses the border of each task in three clips
-    flags = ["--model", saved, "--clips", "3", "--out", str(tmp_path / "out")]
-    capabilities.main([*flags, "--tasks", "extend", "another length"])
+def test_every_capability_is_tested_and_found_again(capabilities, saved, tmp_path, capsys, monkeypatch):
+    flags = ["--model", saved, "--clips", "2", "--out", str(tmp_path / "out")]
+    capabilities.main(flags)
     said = capsys.readouterr().out
-    assert set(rows(said)) == {"task", "extend", "another length"} and "H1 capability: NOT MEASURED" in said
-    assert rows(said)["extend"][4] == "all" and rows(said)["another length"][4] == ""
+    table = rows(said)
+    assert len(table) == 16 and "H1 capability: NUMBERS ONLY" in said and "the twin was not run" in said
+    known = {name for name, cells in table.items() if cells[4] == "all"}
+    assert known == set(table) - {
+        "task",
+        "text2video",
+        "text2image",
+        "another size",
+        "another length",
+        "ten extensions",
+    }
+    assert {name for name, cells in table.items() if "(" in cells[5]} == known - {"edit"}
+    assert {name for name, cells in table.items() if not cells[1]} == {"connect", "ten extensions"}
+    assert {name for name, cells in table.items() if not cells[3]} == {"edit", "story", "connect", "ten extensions"}
     monkeypatch.setattr(capabilities, "run_task", lambda *rest: pytest.fail("this was done before"))
     capabilities.main([*flags, "--tasks", "extend"])
     assert capsys.readouterr().out == said
+    (tmp_path / "out/loop.json").unlink()
+    capabilities.main([*flags, "--tasks", "extend", "--beside", str(tmp_path / "out")])
+    assert "NOT MEASURED" in capsys.readouterr().out
+    for wrong, words in (
+        (["--model", saved, "--clips", "3", "--out", str(tmp_path / "out")], r"\.json is of another clips: delete it"),
+        ([*flags, "--tasks", "extend", "--beside", str(tmp_path)], "holds none of these tasks"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            capabilities.main(wrong)
     with pytest.raises(SystemExit):
         capabilities.main([*flags, "--tasks", "dance"])
     assert "no task is called 'dance'" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"extend\.json is of another clips: delete it"):
-        capabilities.main(["--model", saved, "--clips", "2", "--out", str(tmp_path / "out"), "--tasks", "extend"])
+
+
+def test_what_is_known_in_pixels_and_what_crosses_its_border(capabilities, tokenizer):
+    cells = torch.zeros(1, 3, 2, 2, dtype=torch.bool)
+    cells[0, :2, :, 0] = True
+    fs = tokenizer.space_compression
+    for middle, frames, until in ((False, 9, 5), (True, 12, 8), (True, 16, 8)):
+        canvas = Canvas(cells.long(), cells, 7, middle=middle)
+        known = capabilities.in_pixels(canvas, frames, tokenizer)
+        assert known.shape == (frames, 2 * fs, 2 * fs)
+        assert known[:until, :, :fs].all() and not known[:until, :, fs:].any()
+        assert not known[until:12].any() and known[12:].all()  # what is behind the canvas is not made
+    video = torch.zeros(3, 4, 2, 6)
+    video[..., 3:] = torch.tensor([0.5, 0.7, 0.9])  # by .5 across the border, by .2 within
+    known = torch.zeros(4, 2, 6, dtype=torch.bool)
+    known[..., :3] = True
+    border, expected = capabilities.across(video, known)
+    assert border == pytest.approx(8 * 0.5) and expected == pytest.approx(8 * 0.2)
+    assert capabilities.across(video, ~known) == (pytest.approx(8 * 0.5), 0)  # within what is new nothing differs
 
 
 def test_integers_and_pixels_drift_beside_the_real_clips(program, saved, lpips_weights, capsys):

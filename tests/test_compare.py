@@ -385,6 +385,8 @@ def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):
         (["--trials", json.dumps(TRIALS | {"prompt_seed": 20})], "trials have a seed of the comparison"),
         (["--only", "tokens/seed0"], "first run the same with --only data"),
         (["--processes", "0"], "--processes 0: expected 1 or more"),
+        (["--processes", "2", "--only", "data"], "--processes 2: expected 1 or more, and 1 with --only"),
+        (["--tokens.tuned", "true"], "some arms were tuned and latents not: run --tune with all of them, or none"),
     ],
 )
 def test_wrong_shares_of_the_work_are_told(flags, words, tmp_path):

@@ -48,7 +48,7 @@ def judged(latents=(), whole=True, **tasks) -> str:
 )
 def test_each_test_can_fail(lists, words):
     one = Capability.of("a task", lists)
-    assert one.failures() == ([] if words is None else [words])
+    assert list(one.failures().values()) == ([] if words is None else [words])
     assert one.cells()[-1] == (words or "yes") and len(one.cells()) == 8
 
 
@@ -58,6 +58,7 @@ def test_the_verdict_is_that_of_the_rule():
     assert judged(extend=good, loop=bad) == "inconclusive"  # nobody knows whether the twin can
     assert judged(extend=good, loop=bad, latents={"loop": bad}) == "inconclusive"
     assert judged(extend=good, loop=bad, latents={"loop": good}) == "refuted"
+    assert judged(extend=good, loop=bad, latents={"loop": found(seam=2.0)}) == "refuted"  # that test is passed
     assert judged(extend=good, loop=found(seam=2.0), latents={"loop": good}) == "inconclusive"  # as many right
     assert judged(extend=good, whole=False) == "not measured"
     assert judged(extend=found(seam=0.5, n=128, right=120)) == "numbers only"
@@ -70,5 +71,10 @@ def test_borders_that_nothing_crosses_are_told():
 
 def test_a_task_without_a_border_has_no_seam():
     one = Capability.of("text2video", found() | {"kept": [], "seam": [], "real seam": [], "rebuilt seam": []})
-    assert one.kept is None and one.seam is None and one.failures() == []
+    assert one.kept is None and one.seam is None and one.failures() == {}
     assert torch.equal(one.right, torch.arange(256) < 230)
+
+
+def test_a_task_without_a_text_has_no_share():
+    one = Capability.of("connect", found() | {"right": [], "chance": [], "real": []})
+    assert one.right is None and one.clips == 256 and set(one.failures()) == {"seam"}

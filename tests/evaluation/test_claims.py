@@ -148,13 +148,6 @@ def test_the_share_of_a_single_run_has_wilsons_interval():
     assert scaling.slopes is None and scaling.used == []  # no error is left to fall
 
 
-def test_arms_between_that_were_not_tuned_decide_nothing_beside_arms_that_were():
-    found = cells([0.8, 0.8, 0.4, 0.4])
-    assert (verdicts(found)["H5"], verdicts(replace(found, tuned=True))["H5"]) == ("supported", "not measured")
-    assert verdicts(replace(found, bridges_tuned=True))["H5"] == "not measured"
-    assert verdicts(replace(found, tuned=True, bridges_tuned=True))["H5"] == "supported"
-
-
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
     a, b, c, d = (arm([share], [share] * 4, k=k) for share in shares)

@@ -9,12 +9,13 @@ from test_diffusion import HEADS, gaussian
 
 from generator import tasks
 from generator.backbone import VideoTransformer
+from generator.bridges import MaskedLatentsTraining
 from generator.diffusion import DiffusionGenerator, Euler, Numbers, logit_normal
 from generator.draws import Draws
 from generator.filling import Piece, denoiser, knobs
 from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
-from generator.masked_latents import MaskedLatentsGenerator, drawing, masked_latents_loss
+from generator.masked_latents import HEAD_STEPS, MaskedLatentsGenerator, drawing, masked_latents_loss
 from generator.orders import Confidence, Halton
 from generator.pipeline import VideoGenerator
 from generator.puzzles import random_masks
@@ -208,6 +209,26 @@ def test_the_loss_is_that_of_the_velocity_on_hidden_cells(masked_latents):
     seen = [masked_latents(x, ~where, where, text) for x in (latents, latents + 9 * where[:, None])]
     assert torch.equal(*seen) and seen[0].shape == (m, 32)
     assert not torch.equal(seen[0], masked_latents(latents + 1, ~where, where, text))
+
+
+def test_the_times_of_a_cell_are_shifted_in_training_and_sampling(masked_latents, tokenizer, monkeypatch):
+    """Towards noise, by as much: t becomes 3 t / (1 + 2 t)."""
+    seen = {}
+    for shift in (1.0, 3.0):
+        masked_latents.shift = shift
+        asked = []
+        hook = masked_latents.head.register_forward_pre_hook(lambda _, given, to=asked: to.append(given[1][0].item()))
+        VideoGenerator(tokenizer, masked_latents, CLIP)("a", steps=1, guidance=1.0, revisions=0)
+        hook.remove()
+        training = MaskedLatentsTraining.__new__(MaskedLatentsTraining)
+        torch.nn.Module.__init__(training)
+        training.generator, training.times = masked_latents, 4
+        seen[shift] = torch.tensor(asked), training.draw_times(5, torch.Generator().manual_seed(0))
+    for plain, moved in zip(seen[1.0], seen[3.0], strict=True):
+        torch.testing.assert_close(moved, 3 * plain / (1 + 2 * plain))
+    assert seen[3.0][1].shape == (4, 5) and len(seen[3.0][0]) == HEAD_STEPS
+    with pytest.raises(ValueError, match="shift is 0"):
+        MaskedLatentsGenerator(*parts(), channels=3, shift=0)
 
 
 def test_the_first_guess_of_latents_is_no_velocity():
