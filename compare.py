@@ -9,7 +9,6 @@ can share it.
 """
 
 import json
-import math
 import sys
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,7 +28,11 @@ from evaluation.__main__ import open_videos
 from evaluation.arms import Sampling, Score, Trained, fresh, keep, right
 from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
 from evaluation.clips import eight_bits
+from evaluation.comparison import Codec
 from evaluation.contest import (
+    LATENTS,
+    TOKENS,
+    Code,
     Comparison,
     Contestant,
     Recipe,
@@ -46,7 +49,7 @@ from evaluation.trials import Trials, choose
 from vq import encode, pretrained
 from vq.losses import psnr
 
-PREPARE = "data"  # of --only: the tokenizer and the token cache
+PREPARE = "data"  # of --only: tokenizer and token cache
 AT_ONCE = (1, 8)  # clips, when seconds are measured
 ONE_DEVICE = {"trainer": {"devices": 1}}  # on a machine of several, as a budget of operations is counted for one
 
@@ -58,22 +61,23 @@ def main(args: list[str] | None = None) -> Path:
         raise ValueError(f"--only {given.only}: expected one of {', '.join([PREPARE, *runs])}")
     if given.only in runs and not is_whole(given.out / "tokens"):
         raise ValueError(f"--only {given.only} trains on what all runs share: first run the same with --only {PREPARE}")
-    tokenizer = fit_tokenizer(config.tokenizer, given.out / "tokenizer")
-    flags = ["--tokenizer", tokenizer, "--data", config.videos, "--clips", str(config.clips)]
+    codes = fit_tokenizers(config, given.out)
     if given.only in (None, PREPARE):
-        encode.main([*flags, "--out", str(given.out / "tokens")])
+        for code in dict.fromkeys(codes.values()):
+            flags = ["--tokenizer", code.tokenizer, "--data", config.videos, "--clips", str(config.clips)]
+            encode.main([*flags, "--out", str(code.cache)])
     if given.only == PREPARE:
         return given.out
     if given.processes > 1 and given.only is None:
         command = [__file__, *(sys.argv[1:] if args is None else args), "--processes", "1", "--only"]
         run_parts(command, {name: given.out / name / "log.txt" for name in runs}, given.processes)
     wanted = {name: run for name, run in runs.items() if given.only in (None, name)}
-    folders = {name: fit_run(name, run, config, tokenizer, given.out) for name, run in wanted.items()}
+    folders = {name: fit_run(name, run, config, codes[run.name], given.out) for name, run in wanted.items()}
     if given.tune:
         return tune(config, given)
     if given.only:
         return measure_alone(folders, config, given)
-    return compare(tokenizer, config, given)
+    return compare(codes, config, given)
 
 
 def is_whole(cache: Path) -> bool:
@@ -83,11 +87,12 @@ def is_whole(cache: Path) -> bool:
         return False
 
 
-def compare(tokenizer: str, config: Comparison, given) -> Path:
+def compare(codes: dict[str, Code], config: Comparison, given) -> Path:
     """Measures what was trained, and writes the report."""
     runs = {name: [run_folder(given.out, name, seed) for seed in config.training_seeds] for name in config.arms()}
     examples = prompts(config, config)
-    references, rpsnr = measure_references(tokenizer, examples, given.device)
+    codecs = {code: measure_codec(code.tokenizer, examples, given.device) for code in dict.fromkeys(codes.values())}
+    ends = {name: codecs[codes[name]] for name in config.ends()}
     found, scores = {}, {}
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
         for name, arm in config.ends().items():
@@ -97,11 +102,11 @@ def compare(tokenizer: str, config: Comparison, given) -> Path:
     whole = Found(
         config.multiples,
         **found,
-        ceiling=references["reconstructions"]["all"],
+        ceilings=tuple(codec.hits["all"] for codec in ends.values()),
         tuned=config.tuned(),
         bridges=tuple(hits(scores[name]["largest"]) for name in config.between()) or None,
     )
-    page = report(given.out, config, whole, scores, references, examples, runs, tokenizer, rpsnr)
+    page = report(given.out, config, whole, scores, ends, examples, runs)
     print(f"look at {page}")
     return page
 
@@ -140,6 +145,16 @@ def prompts(config: Comparison, of: Comparison | Trials) -> list[Example]:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
+def fit_tokenizers(config: Comparison, out: Path) -> dict[str, Code]:
+    """What each arm is trained on."""
+    one = Code(fit_tokenizer(config.tokenizer, out / "tokenizer"), out / "tokens")
+    codes = dict.fromkeys(config.arms(), one)
+    if config.latents_tokenizer:
+        own = fit_tokenizer(config.latents_tokenizer, out / "latents-tokenizer")
+        codes[LATENTS] = Code(own, out / "latents-cache")
+    return codes
+
+
 def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
     """Trains it, if it is a recipe, and says where it is."""
     if not tokenizer.recipe.endswith((".yaml", ".yml")):
@@ -148,9 +163,9 @@ def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
     return str(folder / "model")
 
 
-def fit_run(name: str, run: Run, config: Comparison, tokenizer: str, out: Path) -> Path:
+def fit_run(name: str, run: Run, config: Comparison, code: Code, out: Path) -> Path:
     """Trains up to its budget; the folder."""
-    folder, cache = out / name, asdict(read_info(out / "tokens"))
+    folder, cache = out / name, asdict(read_info(code.cache))
     callbacks = [
         {"class_path": "vq.callbacks.EMA", "init_args": {"decay": config.ema}},
         {"class_path": "generator.callbacks.Budget", "init_args": {"flops": config.c0, "multiples": run.multiples}},
@@ -163,7 +178,7 @@ def fit_run(name: str, run: Run, config: Comparison, tokenizer: str, out: Path) 
         "data": {"seed": run.seed},
     }
     changes = merged(merged(merged(config.both, run.arm.changes), protocol), ONE_DEVICE)
-    flags = ["--model.tokenizer", tokenizer, "--data.train.folder", str(out / "tokens")]
+    flags = ["--model.tokenizer", code.tokenizer, "--data.train.folder", str(code.cache)]
     fit(run.arm.recipe, changes, folder, folder / f"x{run.multiples[-1]}", flags, {"tokens": cache})
     return folder
 
@@ -196,21 +211,15 @@ def fit(
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def measure_references(
-    tokenizer: str, examples: list[Example], device: str
-) -> tuple[dict[str, dict[str, Tensor]], float]:
-    """What no generator can change: hits of reconstructions, of real clips and of chance; and rPSNR."""
+def measure_codec(tokenizer: str, examples: list[Example], device: str) -> Codec:
+    """What no generator behind this tokenizer can better."""
     real = eight_bits(torch.stack([example.clip for example in examples]))
-    model, fps = pretrained.load(tokenizer, "tokenizer").to(device), examples[0].fps
+    model = pretrained.load(tokenizer, "tokenizer").to(device).eval()
     with torch.no_grad():
-        again = [eight_bits(model.decode(model.encode(clip[None].to(device)))).cpu() for clip in real]
+        again = [eight_bits(model(clip[None].to(device)).video.clamp(-1, 1)).cpu() for clip in real]
     rebuilt = torch.cat(again)
-    hits = {
-        "reconstructions": right(rebuilt, examples, fps),
-        "real clips": right(real, examples, fps),
-        "chance: others' captions": right(real, examples, fps, shuffled=True),
-    }
-    return hits, psnr(rebuilt, real).mean().item()
+    hits = right(rebuilt, examples, examples[0].fps)
+    return Codec(model.codebook_size, model.quantizer.dim, psnr(rebuilt, real).mean().item(), hits)
 
 
 def measure(
@@ -245,7 +254,7 @@ def sample(
     scaling = [table(models[multiple], arm.headline) for multiple in config.multiples]
     curve = [table(largest, sampling) for sampling in arm.curve]
     shown = {"first": [scores[0][0] for scores in scaling], "largest": scaling[-1]}
-    if arm is config.latents:
+    if arm is config.latents and not config.latents_tokenizer:
         shown["not snapped"] = table(largest, replace(arm.headline, snap=False))
     return scaling, curve, shown
 
@@ -296,8 +305,8 @@ def stacked(scores: list[list[Score]]) -> dict[str, Tensor]:
 
 def count_scores(config: Comparison) -> int:
     """Sets of samples in all; one more of latents, which are not snapped, and one of each bridge."""
-    points = 2 * len(config.multiples) + len(config.tokens.curve) + len(config.latents.curve) + 1
-    points += len(config.between())
+    points = 2 * len(config.multiples) + len(config.tokens.curve) + len(config.latents.curve)
+    points += len(config.between()) + (config.latents_tokenizer is None)
     return points * len(config.training_seeds) * len(config.sampling_seeds)
 
 
@@ -348,23 +357,22 @@ def report(
     config: Comparison,
     found: Found,
     scores: dict[str, dict[str, list]],
-    references: dict[str, dict[str, Tensor]],
+    codecs: dict[str, Codec],
     examples: list[Example],
     runs: dict[str, list[Path]],
-    tokenizer: str,
-    rpsnr: float,
 ) -> Path:
     scaling, ratios, attribution = measure_scaling(found), measure_cost(found), measure_attribution(found)
     verdicts = judge(found, scaling, ratios, attribution)
     budgets = {name: json.loads((folders[0] / "budget.json").read_text()) for name, folders in runs.items()}
-    quality = {
-        "tokens": stacked(scores["tokens"]["largest"]),
-        "latents": stacked(scores["latents"]["largest"]),
-        "latents, not snapped": stacked(scores["latents"]["not snapped"]),
-    }
-    quality |= {name: stacked(scores[name]["largest"]) for name in config.between()}
+    quality = {name: stacked(scores[name]["largest"]) for name in config.arms()}
+    if "not snapped" in scores[LATENTS]:
+        quality["latents, not snapped"] = stacked(scores[LATENTS]["not snapped"])
+    shared = codecs[TOKENS] is codecs[LATENTS]
+    quality |= {"reconstructions" if shared else f"reconstructions, {n}": codec.hits for n, codec in codecs.items()}
+    real = eight_bits(torch.stack([example.clip for example in examples]))
+    quality["real clips"] = right(real, examples, examples[0].fps)
+    quality["chance: others' captions"] = right(real, examples, examples[0].fps, shuffled=True)
     first = {name: kinds["first"] for name, kinds in scores.items()}
-    bits = math.log2(pretrained.load(tokenizer, "tokenizer").codebook_size)
     headlines = {name: arm.headline for name, arm in config.arms().items()}
     curves = {name: arm.curve for name, arm in config.ends().items()}
     numbers = {
@@ -382,11 +390,11 @@ def report(
         [
             comparison.verdict_section(verdicts),
             comparison.clip_section(examples, config.multiples, first, examples[0].fps),
-            comparison.primary_section(quality | references, config.multiples[-1]),
+            comparison.primary_section(quality, config.multiples[-1]),
             comparison.scaling_section(found, scaling, budgets, config.c0),
             comparison.cost_section(found, ratios, curves),
             *attributed,
-            comparison.protocol_section(found, budgets, bits, rpsnr, headlines, recipe),
+            comparison.protocol_section(found, budgets, codecs, headlines, recipe),
         ],
     )
 

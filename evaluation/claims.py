@@ -50,7 +50,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Found:
-    """Both arms, the ``multiples`` of C0 they were trained for, and the hits (n,) of reconstructions: the ceiling.
+    """Both arms, the ``multiples`` of C0 they were trained for, and the hits (n,) of reconstructions by the tokenizer
+    of each, ``ceilings``: the same where they share a code.
 
     ``tuned`` says whether both were tuned as the protocol asks. ``bridges``: hits (k, s, n) of noisy tokens and of
     masked latents at the largest budget, tuned if the two were.
@@ -59,7 +60,7 @@ class Found:
     multiples: list[int]
     tokens: Arm
     latents: Arm
-    ceiling: Tensor
+    ceilings: tuple[Tensor, Tensor]
     tuned: bool = False
     bridges: tuple[Tensor, Tensor] | None = None
 
@@ -123,18 +124,18 @@ def discreteness(attribution: Attribution) -> str:
 def measure_scaling(found: Found, resamples: int = 10_000) -> Scaling:
     """Shares, differences and slopes over training, with intervals."""
     arms = [found.tokens.scaling, found.latents.scaling]
-    drawn = resample([*arms, found.ceiling.view(1, 1, 1, -1)], resamples)
+    drawn = resample([*arms, *(hits.view(1, 1, 1, -1) for hits in found.ceilings)], resamples)
     means = [hits.float().mean((1, 2, 3)) for hits in arms]
-    tokens, latents, ceiling = drawn
+    tokens, latents, *ceilings = drawn
     gaps = (means[0] - means[1]).tolist()
     differences = [interval(value, row) for value, row in zip(gaps, tokens - latents, strict=True)]
     shares = tuple(share_intervals(hits, rows) for hits, rows in zip(arms, drawn, strict=False))
-    errors = [found.ceiling.float().mean() - mean for mean in means]  # c
-    drawn_errors = [ceiling - rows for rows in (tokens, latents)]  # c resamples
+    errors = [hits.float().mean() - mean for hits, mean in zip(found.ceilings, means, strict=True)]  # c
+    drawn_errors = [ceiling - rows for ceiling, rows in zip(ceilings, (tokens, latents), strict=True)]  # c resamples
     saturated = [error <= 2 * rows.std(1) for error, rows in zip(errors, drawn_errors, strict=True)]
     kept = [i for i in range(len(found.multiples)) if not (saturated[0][i] or saturated[1][i])]
     used = [found.multiples[i] for i in kept]
-    least = 0.5 / len(found.ceiling)  # half a prompt: a resample may lie above its ceiling
+    least = 0.5 / len(found.ceilings[0])  # half a prompt: a resample may lie above its ceiling
     slopes = difference = None
     if len(used) >= 2:
         fits = [

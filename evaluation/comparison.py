@@ -1,6 +1,8 @@
 """The sections of the report on tokens against latents: numbers with their intervals, plots, clips and verdicts."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -22,6 +24,21 @@ MEANINGS = {
     "not measured": "this run lacks what the claim is about",
     "numbers only": "too few seeds for a verdict: re-training may move the numbers further than the intervals say",
 }
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A tokenizer: its codes, 0 of one without; the channels of its latents; rPSNR in dB, and whether what it makes of
+    the real clips shows what they show, (n,) an attribute."""
+
+    codes: int
+    channels: int
+    psnr: float
+    hits: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        rate = f"{math.log2(self.codes):.1f} bits a token" if self.codes else "no codes"
+        return f"{rate}, {self.channels} channels, rPSNR {self.psnr:.1f} dB"
 
 
 def verdict_section(verdicts: Sequence[Verdict]) -> Section:
@@ -85,12 +102,11 @@ def scaling_section(found: Found, scaling: Scaling, budgets: dict[str, dict], c0
         shares = [spread(arm[i]) for arm in scaling.shares]
         rows.append((str(multiple), f"{multiple * c0:.3g}", *steps, *shares, points(scaling.differences[i])))
     head = ("C0", "FLOPs", *(f"steps, {name}" for name in NAMES), *(f"P, {name}" for name in NAMES), "difference")
-    ceiling = found.ceiling.float().mean().item()
     over = [
         Line(name, [(m * c0, s.value, s.low, s.high) for m, s in zip(found.multiples, shares, strict=True)])
         for name, shares in zip(NAMES, scaling.shares, strict=True)
     ]
-    plots = [Plot("Quality over training", "training FLOPs", "P", over, {"reconstructions": ceiling})]
+    plots = [Plot("Quality over training", "training FLOPs", "P", over, ceilings(found))]
     text = [
         "Differences are paired; intervals by the hierarchical bootstrap over training seeds, sampling seeds and "
         "prompts, of the shares of a single run Wilson's."
@@ -101,17 +117,26 @@ def scaling_section(found: Found, scaling: Scaling, budgets: dict[str, dict], c0
             f"{scaling.slopes[1]} of latents, difference {scaling.slope_difference}; fitted to the budgets "
             f"{', '.join(map(str, scaling.used))} C0, where neither arm has reached the ceiling."
         )
-        plots.append(error_plot(found, scaling, c0, ceiling))
+        plots.append(error_plot(found, scaling, c0))
     else:
         text.append("A power law wants two budgets at which neither arm has reached the ceiling: there are fewer.")
     return Section("Quality over training", text, [Table(head, rows)], plots)
 
 
-def error_plot(found: Found, scaling: Scaling, c0: float, ceiling: float) -> Plot:
-    least = 0.5 / len(found.ceiling)
+def ceilings(found: Found) -> dict[str, float]:
+    """Lines of plots: reconstructions, of both arms where they differ."""
+    tokens, latents = (hits.float().mean().item() for hits in found.ceilings)
+    if found.ceilings[0].equal(found.ceilings[1]):
+        return {"reconstructions": tokens}
+    return {"reconstructions, tokens": tokens, "reconstructions, latents": latents}
+
+
+def error_plot(found: Found, scaling: Scaling, c0: float) -> Plot:
+    least = 0.5 / len(found.ceilings[0])
     lines, fits = [], []
-    for name, hits, shares in zip(NAMES, (found.tokens.scaling, found.latents.scaling), scaling.shares, strict=True):
-        marks = []
+    arms = zip(NAMES, (found.tokens.scaling, found.latents.scaling), found.ceilings, scaling.shares, strict=True)
+    for name, hits, rebuilt, shares in arms:
+        marks, ceiling = [], rebuilt.float().mean().item()
         for multiple, share in zip(found.multiples, shares, strict=True):
             ends = [max(least, ceiling - value) for value in (share.value, share.high, share.low)]
             marks.append((multiple * c0, *ends))
@@ -159,7 +184,7 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
         for name, cost in zip(NAMES, costs, strict=True):
             pairs = sorted(zip(cost, shares[name], strict=True), key=lambda pair: pair[0])
             lines.append(Line(name, [(at, s.value, s.low, s.high) for at, s in pairs]))
-        return Plot(title, x, "P", lines, {"reconstructions": found.ceiling.float().mean().item()})
+        return Plot(title, x, "P", lines, ceilings(found))
 
     arms: tuple[Arm, Arm] = (found.tokens, found.latents)
     plots = [plot("Quality over evaluations", "evaluations of the network a clip", [a.evaluations for a in arms])]
@@ -189,9 +214,21 @@ def in_words(arm: str, sampling: Sampling) -> str:
 
 
 def protocol_section(
-    found: Found, budgets: dict[str, dict], bits: float, psnr: float, headlines: dict[str, Sampling], recipe: str
+    found: Found, budgets: dict[str, dict], codecs: dict[str, Codec], headlines: dict[str, Sampling], recipe: str
 ) -> Section:
     """What was done, so that a reader can object to it."""
+    one, other = codecs.values()
+    if one is other:
+        matching = (
+            "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
+            "cache stand for, and generated ones are brought to the nearest codes before the same decoder. Tokenizer: "
+            f"{one}; rFVD not measured."
+        )
+    else:
+        matching = (
+            "Matching 2 or 3 of docs/hypothesis.md, tokenizers of their own; matching 1 decides H2 to H4. That of "
+            f"tokens: {one}; that of latents: {other}; rFVD not measured, what training them costs not counted."
+        )
     k, s, n = found.tokens.scaling.shape[1:]
     rows = [
         (name, f"{about['parameters']:,}", f"{about['step_flops']:.4g}", in_words(name, headlines[name]))
@@ -206,9 +243,7 @@ def protocol_section(
         f"the {rest}, and has shift 1."
     )
     text = [
-        "Matching 1 of docs/hypothesis.md, the same code: latents are the vectors that the same tokens of the same "
-        "cache stand for, and generated ones are brought to the nearest codes before the same decoder. Tokenizer: "
-        f"{bits:.1f} bits a token, rPSNR {psnr:.1f} dB; rFVD not measured.",
+        matching,
         f"Training seeds: {k}, sampling seeds: {s}, prompts: {n}; the same clips in the same order, the same prompts "
         "and seed numbers in both arms; constant rate after the warm-up, averaged weights.",
         tuned,

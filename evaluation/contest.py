@@ -19,6 +19,14 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Code:
+    """What an arm is trained on: its tokenizer, and the clips, encoded by it."""
+
+    tokenizer: str
+    cache: Path
+
+
+@dataclass(frozen=True)
 class Contestant:
     """An arm.
 
@@ -50,6 +58,7 @@ class Comparison:
         tokenizer: its recipe; or, as ``recipe``, an exported folder or hub id.
         videos: recipe of the data; its training clips are encoded, the first ``clips`` of them.
         both: changes of the recipes of all arms.
+        latents_tokenizer: one of latents' own (matchings 2 and 3), perhaps without codes; None: the very same code (1).
         bridges: trained as the two arms are, and measured at the largest budget; None: H5 is not.
         c0: training operations of the smallest budget; ``multiples`` of it are the others.
         ema: see ``vq.callbacks.EMA``.
@@ -66,6 +75,7 @@ class Comparison:
     latents: Contestant
     c0: float
     both: dict = field(default_factory=dict)
+    latents_tokenizer: Recipe | None = None
     bridges: Bridges | None = None
     multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
     ema: float = 0.97
@@ -113,6 +123,8 @@ class Comparison:
             if len(set(seeds := getattr(self, name))) < len(seeds):
                 raise ValueError(f"{name} are {seeds}: the same one twice is no second one")
         self.tuned()
+        if self.bridges and self.latents_tokenizer:
+            raise ValueError("bridges are for one code: leave them out where latents have a tokenizer of their own")
         if (trials := self.trials) and (
             trials.prompt_seed == self.prompt_seed
             or trials.training_seed in self.training_seeds
@@ -129,8 +141,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Run:
-    """A training of an arm: how, with which seed, up to which multiple of C0."""
+    """A training of an arm, ``name``: how, with which seed, up to which multiple of C0."""
 
+    name: str
     arm: Contestant
     seed: int
     multiples: list[int]
@@ -140,7 +153,7 @@ class Run:
 def all_runs(config: Comparison) -> dict[str, Run]:
     """Every arm with every seed, by the name of its folder."""
     return {
-        str(run_folder(Path(), name, seed)): Run(arm, seed, config.multiples)
+        str(run_folder(Path(), name, seed)): Run(name, arm, seed, config.multiples)
         for name, arm in config.arms().items()
         for seed in config.training_seeds
     }
@@ -150,7 +163,7 @@ def trial_runs(config: Comparison) -> dict[str, Run]:
     """The trainings that the arms' settings are chosen by."""
     trials = config.trials
     return {
-        str(trial_folder(Path(), name, trial)): Run(arm, trials.training_seed, [trials.multiple], arguments)
+        str(trial_folder(Path(), name, trial)): Run(name, arm, trials.training_seed, [trials.multiple], arguments)
         for name, arm in config.arms().items()
         for trial, arguments in trials.trainings(name).items()
     }

@@ -256,6 +256,30 @@ def test_bridges_join_what_is_there(done, tmp_path, monkeypatch):
     assert "Is it the code, or the corruption?" in text and "| noisy tokens |" in text and "masked-latents-4x-1" in text
 
 
+def test_latents_with_a_tokenizer_of_their_own(done, tmp_path):
+    """Matchings 2 and 3: tokens are found again, the twin is trained on latents without codes."""
+    shutil.copytree(done / "out", tmp_path / "out", ignore=shutil.ignore_patterns("latents"))
+    own = {"class_path": "vq.quantizers.Continuous", "init_args": {"dim": 3}}
+    tokenizer = compare.merged(
+        TOY["tokenizer"], {"changes": {"model": {"init_args": {"tokenizer": {"init_args": {"quantizer": own}}}}}}
+    )
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"latents_tokenizer": tokenizer}))
+    flags = [*args(tmp_path), "-c", str(tmp_path / "own.yaml")]
+    compare.main([*flags, "--only", "data"])
+    compare.main([*flags, "--only", "latents/seed0"])
+    compare.main(flags)
+    trained = VideoGenerator.from_pretrained(tmp_path / "out/latents/seed0/x4")
+    assert trained.generator.channels == 3 and trained.tokenizer.codebook_size == 0
+    text = (tmp_path / "out/report.md").read_text()
+    assert "Matching 2 or 3" in text and "no codes, 3 channels" in text and "39.9 bits a token" in text
+    assert "| reconstructions, tokens |" in text and "| reconstructions, latents |" in text
+    assert "not snapped" not in text and "Matching 1" in (done / "out/report.md").read_text()
+    with pytest.raises(ValueError, match="bridges are for one code"):
+        compare.parse([*flags, "--bridges", json.dumps(BRIDGES)])
+    with pytest.raises(ValueError, match="latents/seed0 holds a run of other tokens: delete it"):
+        compare.main(args(tmp_path))
+
+
 def test_exports_are_averages_at_a_rate_that_does_not_fall(done):
     out = done / "out/tokens/seed0"
     checkpoint = torch.load(out / "checkpoints/last.ckpt", weights_only=True)

@@ -107,6 +107,7 @@ def arm(shares: list[float], curve: list[float], k: int = 3, s: int = 2, n: int 
 
 MULTIPLES = [1, 2, 4, 8, 16, 32]
 CEILING = torch.rand(256, generator=torch.Generator().manual_seed(1)) < 0.95
+CEILINGS = (CEILING, CEILING)
 GOOD = arm([0.95 - 0.8 * m**-0.5 for m in MULTIPLES], [0.5, 0.8, 0.8, 0.8])
 BAD = arm([0.95 - 0.8 * m**-0.15 for m in MULTIPLES], [0.2, 0.3, 0.5, 0.8])
 
@@ -117,16 +118,16 @@ def verdicts(found: Found) -> dict[str, str]:
 
 
 def test_a_better_arm_of_tokens_is_found_supported_and_the_other_way_round_refuted():
-    found = Found(MULTIPLES, GOOD, BAD, CEILING, tuned=True)
+    found = Found(MULTIPLES, GOOD, BAD, CEILINGS, tuned=True)
     unmeasured = {"H1": "not measured", "H5": "not measured"}
     assert verdicts(found) == unmeasured | dict.fromkeys(("H2", "H3", "H4"), "supported")
-    other = Found(MULTIPLES, BAD, GOOD, CEILING, tuned=True)
+    other = Found(MULTIPLES, BAD, GOOD, CEILINGS, tuned=True)
     assert verdicts(other) == unmeasured | dict.fromkeys(("H2", "H3", "H4"), "refuted")
     assert measure_scaling(found, 1000).slopes[1].value == pytest.approx(0.15, abs=0.05)
 
 
 def test_what_the_protocol_wants_and_a_run_lacks_gives_no_verdict():
-    found = Found(MULTIPLES, GOOD, BAD, CEILING)
+    found = Found(MULTIPLES, GOOD, BAD, CEILINGS)
     assert verdicts(found)["H2"] == "not measured"  # untuned
     dear = replace(found, tokens=replace(GOOD, headline=64.0), tuned=True)
     assert verdicts(dear)["H2"] == "not measured"
@@ -136,22 +137,32 @@ def test_what_the_protocol_wants_and_a_run_lacks_gives_no_verdict():
 
 def test_saturated_budgets_are_left_out_of_both_arms():
     full = arm([0.95] * 6, [0.5] * 4)
-    found = Found(MULTIPLES, full, BAD, CEILING, tuned=True)
+    found = Found(MULTIPLES, full, BAD, CEILINGS, tuned=True)
     scaling = measure_scaling(found, 1000)
     assert len(scaling.used) < 4 and verdicts(found)["H4"] == "inconclusive"
 
 
 def test_the_share_of_a_single_run_has_wilsons_interval():
     never = arm([0.0] * 6, [0.0] * 4, k=1, s=1)
-    scaling = measure_scaling(Found(MULTIPLES, never, never, torch.zeros(256, dtype=torch.bool)), 100)
+    scaling = measure_scaling(Found(MULTIPLES, never, never, (torch.zeros(256, dtype=torch.bool),) * 2), 100)
     assert scaling.shares[0][0].low == 0 < scaling.shares[0][0].high < 0.02
     assert scaling.slopes is None and scaling.used == []  # no error is left to fall
+
+
+def test_errors_are_below_the_ceiling_of_each_tokenizer():
+    """An arm that has come to its own, lower ceiling is saturated, and its budget counts for neither."""
+    low = torch.arange(256) < 64
+    assert 32 in measure_scaling(Found(MULTIPLES, GOOD, BAD, CEILINGS), 100).used
+    reached = replace(BAD, scaling=BAD.scaling & low)
+    reached.scaling[-1] = low
+    both = measure_scaling(Found(MULTIPLES, GOOD, reached, (CEILING, low)), 100)
+    assert 32 not in both.used and 32 in measure_scaling(Found(MULTIPLES, GOOD, reached, CEILINGS), 100).used
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
     a, b, c, d = (arm([share], [share] * 4, k=k) for share in shares)
-    return Found([32], a, d, CEILING, bridges=(b.scaling[-1], c.scaling[-1]))
+    return Found([32], a, d, CEILINGS, bridges=(b.scaling[-1], c.scaling[-1]))
 
 
 @pytest.mark.parametrize(
