@@ -43,7 +43,7 @@ from evaluation.contest import (
     trial_folder,
     trial_runs,
 )
-from evaluation.processes import run_parts
+from evaluation.processes import run_parts, terminable
 from evaluation.report import write_report
 from evaluation.trials import Trials, choose
 from vq import encode, pretrained
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> Path:
     runs = trial_runs(config) if given.tune else all_runs(config)
     if given.only not in (None, PREPARE, *runs):
         raise ValueError(f"--only {given.only}: expected one of {', '.join([PREPARE, *runs])}")
-    if given.only in runs and not is_whole(given.out / "tokens"):
+    if given.only in runs and not all(map(is_whole, caches(config, given.out).values())):
         raise ValueError(f"--only {given.only} trains on what all runs share: first run the same with --only {PREPARE}")
     codes = fit_tokenizers(config, given.out)
     if given.only in (None, PREPARE):
@@ -77,7 +77,7 @@ def main(args: list[str] | None = None) -> Path:
         return tune(config, given)
     if given.only:
         return measure_alone(folders, config, given)
-    return compare(codes, config, given)
+    return compare(config, given)
 
 
 def is_whole(cache: Path) -> bool:
@@ -87,12 +87,14 @@ def is_whole(cache: Path) -> bool:
         return False
 
 
-def compare(codes: dict[str, Code], config: Comparison, given) -> Path:
+def compare(config: Comparison, given) -> Path:
     """Measures what was trained, and writes the report."""
     runs = {name: [run_folder(given.out, name, seed) for seed in config.training_seeds] for name in config.arms()}
     examples = prompts(config, config)
-    codecs = {code: measure_codec(code.tokenizer, examples, given.device) for code in dict.fromkeys(codes.values())}
-    ends = {name: codecs[codes[name]] for name in config.ends()}
+    samplers = {name: runs[name][0] / f"x{config.multiples[-1]}" for name in config.ends()}  # with their tokenizers
+    codecs = dict.fromkeys(samplers, measure_codec(samplers[TOKENS], examples, given.device))
+    if config.latents_tokenizer:
+        codecs[LATENTS] = measure_codec(samplers[LATENTS], examples, given.device)
     found, scores = {}, {}
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
         for name, arm in config.ends().items():
@@ -102,11 +104,12 @@ def compare(codes: dict[str, Code], config: Comparison, given) -> Path:
     whole = Found(
         config.multiples,
         **found,
-        ceilings=tuple(codec.hits["all"] for codec in ends.values()),
+        ceilings=tuple(codec.hits["all"] for codec in codecs.values()),
+        shared=config.latents_tokenizer is None,
         tuned=config.tuned(),
         bridges=tuple(hits(scores[name]["largest"]) for name in config.between()) or None,
     )
-    page = report(given.out, config, whole, scores, ends, examples, runs)
+    page = report(given.out, config, whole, scores, codecs, examples, runs)
     print(f"look at {page}")
     return page
 
@@ -147,12 +150,17 @@ def prompts(config: Comparison, of: Comparison | Trials) -> list[Example]:
 
 def fit_tokenizers(config: Comparison, out: Path) -> dict[str, Code]:
     """What each arm is trained on."""
-    one = Code(fit_tokenizer(config.tokenizer, out / "tokenizer"), out / "tokens")
-    codes = dict.fromkeys(config.arms(), one)
+    where = caches(config, out)
+    codes = dict.fromkeys(config.arms(), Code(fit_tokenizer(config.tokenizer, out / "tokenizer"), where[TOKENS]))
     if config.latents_tokenizer:
-        own = fit_tokenizer(config.latents_tokenizer, out / "latents-tokenizer")
-        codes[LATENTS] = Code(own, out / "latents-cache")
+        codes[LATENTS] = Code(fit_tokenizer(config.latents_tokenizer, out / "latents-tokenizer"), where[LATENTS])
     return codes
+
+
+def caches(config: Comparison, out: Path) -> dict[str, Path]:
+    """Where the clips are that each arm is trained on."""
+    own = {LATENTS: out / "latents-cache"} if config.latents_tokenizer else {}
+    return dict.fromkeys(config.arms(), out / "tokens") | own
 
 
 def fit_tokenizer(tokenizer: Recipe, folder: Path) -> str:
@@ -205,13 +213,14 @@ def fit(
     keep(file, record)
     print(f"\ntraining {folder}", flush=True)
     where = ["--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
-    train.main(["fit", "-c", recipe, "-c", str(overlay), *where, *(flags or [])])
+    with terminable():
+        train.main(["fit", "-c", recipe, "-c", str(overlay), *where, *(flags or [])])
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def measure_codec(tokenizer: str, examples: list[Example], device: str) -> Codec:
+def measure_codec(tokenizer: Path, examples: list[Example], device: str) -> Codec:
     """What no generator behind this tokenizer can better."""
     real = eight_bits(torch.stack([example.clip for example in examples]))
     model = pretrained.load(tokenizer, "tokenizer").to(device).eval()
@@ -254,7 +263,7 @@ def sample(
     scaling = [table(models[multiple], arm.headline) for multiple in config.multiples]
     curve = [table(largest, sampling) for sampling in arm.curve]
     shown = {"first": [scores[0][0] for scores in scaling], "largest": scaling[-1]}
-    if arm is config.latents and not config.latents_tokenizer:
+    if arm is config.latents and largest[0].model.tokenizer.codebook_size:
         shown["not snapped"] = table(largest, replace(arm.headline, snap=False))
     return scaling, curve, shown
 

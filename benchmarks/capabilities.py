@@ -47,6 +47,7 @@ EXTENSIONS, DRIFTS = 10, "ten extensions"
 MEASURES = (
     "evaluation/arms.py",
     "evaluation/detector.py",
+    "evaluation/generation.py",
     *(f"benchmarks/{name}.py" for name in ("capabilities", "drift", "tasks")),
 )
 
@@ -283,6 +284,8 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
 
     model = VideoGenerator.from_pretrained(options.model)
+    if options.beside and model.generator.of_latents:
+        parser.error("--model is the one of tokens, and --beside holds what the twin has come to")
     model = model.bfloat16() if options.bf16 else model
     named = cases(model, options.clips) | {DRIFTS: None}
     if unknown := sorted(set(options.tasks or []) - set(named)):
@@ -292,9 +295,11 @@ def main(args: list[str] | None = None) -> None:
         "clips": options.clips,
         "size": model.clip,
         "bf16": options.bf16,
+        "trained for": sorted(model.generator.trained_for),
         "code": code_version(code=("data", "generator", "vq", *MEASURES)),
     }
     weights = {"model": fingerprint(model.tokenizer) + fingerprint(model.generator)}
+    weights["latents"] = model.generator.of_latents
     watched, results = Watched(model), {}
     for name, draw in named.items():
         if not file_of(options.out, name).is_file() and name in (options.tasks or named):
@@ -305,7 +310,8 @@ def main(args: list[str] | None = None) -> None:
             results[name] = Capability.of(name, found)
     others = {}
     if options.beside:
-        there = {name: read(file_of(options.beside, name), about) for name in results}
+        twin = about | {"latents": True}
+        there = {name: read(file_of(options.beside, name), twin) for name in results}
         others = {name: Capability.of(name, found) for name, found in there.items() if found}
         if not others:
             raise ValueError(f"--beside {options.beside} holds none of these tasks: expected the --out of another run")

@@ -74,6 +74,9 @@ class Score:
     clips: np.ndarray
 
 
+VERSION = code_version(code=CODE)  # what was imported, whatever becomes of the files
+
+
 class Trained:
     """An exported model of an arm: drawn from when a score is not on disk yet, and only then loaded."""
 
@@ -97,7 +100,7 @@ class Trained:
     ) -> Score:
         """Sample ``seed`` of each prompt: the same noise for a prompt of a number, whatever the model."""
         about = asdict(sampling) | {
-            "code": code_version(code=CODE),
+            "code": VERSION,
             "shown": shown,
             "seed": seed,
             "prompts": [example.text for example in examples],
@@ -122,7 +125,7 @@ class Trained:
         """Seconds a clip, decoding included, of as many clips at once as there are texts: the median of some runs."""
         about = {"clips": len(texts), "device": self.device, "threads": torch.get_num_threads()}
         about |= {"card": torch.cuda.get_device_name(self.device)} if self.device.startswith("cuda") else {}
-        about |= {"torch": torch.__version__, "code": code_version(code=CODE)}
+        about |= {"torch": torch.__version__, "code": VERSION}
         file = self._file("seconds", asdict(sampling) | about)
         if not file.is_file():
             model, took = self.open(sampling.snap), []

@@ -19,6 +19,7 @@ BUDGETS = (1, 2, 4, 8, 16, 32)  # of C0
 EVALUATIONS = 50  # of the network, at most, at matched quality
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = "supported", "refuted", "inconclusive", "not measured"
 NUMBERS_ONLY = "numbers only"
+OWN = "latents have a tokenizer of their own, and the matching of one code decides"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Found:
     """Both arms, the ``multiples`` of C0 they were trained for, and the hits (n,) of reconstructions by the tokenizer
     of each, ``ceilings``: the same where they share a code.
 
-    ``tuned`` says whether both were tuned as the protocol asks. ``bridges``: hits (k, s, n) of noisy tokens and of
-    masked latents at the largest budget, tuned if the two were.
+    ``shared`` says whether they do, and ``tuned`` whether both were tuned as the protocol asks. ``bridges``: hits
+    (k, s, n) of noisy tokens and of masked latents at the largest budget, tuned if the two were.
     """
 
     multiples: list[int]
@@ -62,6 +63,7 @@ class Found:
     latents: Arm
     ceilings: tuple[Tensor, Tensor]
     tuned: bool = False
+    shared: bool = True
     bridges: tuple[Tensor, Tensor] | None = None
 
 
@@ -219,6 +221,7 @@ def judge(
         for text, lacks in (
             (f"the largest budget is {last} C0 and not 32", last != 32),
             ("the arms were not tuned by equal trials", not found.tuned),
+            (OWN, not found.shared),
             (f"the headline takes {most:g} evaluations, more than {EVALUATIONS}", most > EVALUATIONS),
         )
         if lacks
@@ -230,15 +233,16 @@ def judge(
         Verdict("H2 matched quality", told(quality), "; ".join([says, *missing])),
     ]
     because = "; ".join(f"log ratio of {name}: {ratio}" for name, ratio in ratios.items())
-    verdicts.append(Verdict("H3 sampling cost", told(sampling_cost(list(ratios.values()))), because))
+    word = sampling_cost(list(ratios.values())) if found.shared else NOT_MEASURED
+    verdicts.append(Verdict("H3 sampling cost", told(word), because if found.shared else f"{because}; {OWN}"))
     fit = len(scaling.used) >= 4 and scaling.slopes is not None
     absent = [str(multiple) for multiple in BUDGETS if multiple not in found.multiples]
     word = scaling_slope(scaling.slope_difference, scaling.slopes[1].value, scaling.stalls) if fit else INCONCLUSIVE
-    word = NOT_MEASURED if absent else word
+    word = NOT_MEASURED if absent or not found.shared else word
     because = f"{len(scaling.used)} budgets count" + (f"; {', '.join(absent)} C0 are not among them" if absent else "")
     if scaling.slopes is not None:
         because += f"; slopes {scaling.slopes[0]} and {scaling.slopes[1]}, difference {scaling.slope_difference}"
-    verdicts.append(Verdict("H4 scaling slope", told(word), because))
+    verdicts.append(Verdict("H4 scaling slope", told(word), because if found.shared else f"{because}; {OWN}"))
     word, because = NOT_MEASURED, "noisy tokens and masked latents are not among the arms"
     if attribution is not None:
         word = told(discreteness(attribution))

@@ -133,9 +133,10 @@ class Comparison:
             raise ValueError(
                 "trials have a seed of the comparison: what chooses the settings may not be what is reported"
             )
-        if missing := [
-            file for file in (self.videos, *(arm.recipe for arm in self.arms().values())) if not Path(file).is_file()
-        ]:
+        recipes = [part.recipe for part in (self.tokenizer, self.latents_tokenizer) if part]
+        recipes = [recipe for recipe in recipes if recipe.endswith((".yaml", ".yml"))]  # others are folders and hub ids
+        recipes += [self.videos, *(arm.recipe for arm in self.arms().values())]
+        if missing := [file for file in recipes if not Path(file).is_file()]:
             raise ValueError(f"no recipe at {missing[0]}: expected a yaml file")
 
 

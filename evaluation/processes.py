@@ -27,6 +27,7 @@ def run_parts(command: Sequence[str], parts: dict[str, Path], processes: int) ->
     ending, lock = False, Lock()
 
     def run_part(name: str, log: Path) -> None:
+        nonlocal ending
         share = shares.get()
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +41,12 @@ def run_parts(command: Sequence[str], parts: dict[str, Path], processes: int) ->
                 )
                 at_work.add(process)
             status = process.wait()
-            at_work.discard(process)
+            with lock:
+                at_work.discard(process)
+                first, ending = status != 0 and not ending, ending or status != 0
         finally:
             shares.put(share)
-        if status and not ending:
+        if first:
             raise ValueError(f"{name} failed (see {log}): {last_words(log, before, status)}")
 
     with ThreadPoolExecutor(processes) as pool, terminable():

@@ -1,6 +1,7 @@
 """The programs behind the tables of docs/tasks.md run to their end, and say what they measure."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -84,8 +85,16 @@ def test_every_capability_is_tested_and_found_again(capabilities, saved, tmp_pat
     capabilities.main([*flags, "--tasks", "extend"])
     assert capsys.readouterr().out == said
     (tmp_path / "out/loop.json").unlink()
-    capabilities.main([*flags, "--tasks", "extend", "--beside", str(tmp_path / "out")])
+    capabilities.main([*flags, "--tasks", "extend"])
     assert "NOT MEASURED" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"\.json is of another latents"):
+        capabilities.main([*flags, "--tasks", "extend", "--beside", str(tmp_path / "out")])
+    there = json.loads((tmp_path / "out/extend.json").read_text())
+    there["about"] |= {"latents": True, "model": "the twin"}
+    (tmp_path / "twin").mkdir()
+    (tmp_path / "twin/extend.json").write_text(json.dumps(there))
+    capabilities.main([*flags, "--tasks", "extend", "--beside", str(tmp_path / "twin")])
+    assert "the twin was not run" not in capsys.readouterr().out
     for wrong, words in (
         (["--model", saved, "--clips", "3", "--out", str(tmp_path / "out")], r"\.json is of another clips: delete it"),
         ([*flags, "--tasks", "extend", "--beside", str(tmp_path)], "holds none of these tasks"),

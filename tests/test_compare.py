@@ -3,6 +3,10 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -206,6 +210,7 @@ def test_runs_on_other_tokens_are_not_taken_for_these(tmp_path, monkeypatch):
         (["--device", "cudaa"], "--device cudaa cannot be used here"),
         (["--tokens.recipe", "none.yaml"], "no recipe at none.yaml"),
         (["--videos", "none.yaml"], "no recipe at none.yaml"),
+        (["--latents_tokenizer.recipe", "none.yaml"], "no recipe at none.yaml"),
         (["--videos", str(ROOT / "configs/data/world.yaml")], "which a detector can read, got World"),
     ],
 )
@@ -237,6 +242,21 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(done, tmp_path, monkeypatch
         assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
 
 
+def test_a_run_that_is_terminated_is_not_taken_for_a_finished_one(done, tmp_path):
+    """Lightning alone would end without a word and with status 0."""
+    shutil.copytree(done / "out/tokens", tmp_path / "out/tokens", ignore=shutil.ignore_patterns("seed*"))
+    shutil.copytree(done / "out/tokenizer", tmp_path / "out/tokenizer")
+    flags = [*args(tmp_path), "--only", "tokens/seed0", "--c0", "1e15"]
+    process = subprocess.Popen([sys.executable, "compare.py", *flags], cwd=ROOT)
+    for _ in range(600):
+        if (tmp_path / "out/tokens/seed0/checkpoints/last.ckpt").exists():
+            break
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not (tmp_path / "out/tokens/seed0/x1").exists()
+
+
 def test_bridges_join_what_is_there(done, tmp_path, monkeypatch):
     """Nothing of the two arms is done again, and H5 gets its numbers."""
     shutil.copytree(done / "out", tmp_path / "out")
@@ -265,6 +285,9 @@ def test_latents_with_a_tokenizer_of_their_own(done, tmp_path):
     )
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"latents_tokenizer": tokenizer}))
     flags = [*args(tmp_path), "-c", str(tmp_path / "own.yaml")]
+    with pytest.raises(ValueError, match="first run the same with --only data"):
+        compare.main([*flags, "--only", "latents/seed0"])  # though the tokens are all there
+    assert not (tmp_path / "out/latents-tokenizer").exists()
     compare.main([*flags, "--only", "data"])
     compare.main([*flags, "--only", "latents/seed0"])
     compare.main(flags)

@@ -159,6 +159,12 @@ def test_errors_are_below_the_ceiling_of_each_tokenizer():
     assert 32 not in both.used and 32 in measure_scaling(Found(MULTIPLES, GOOD, reached, CEILINGS), 100).used
 
 
+def test_another_matching_gives_numbers_and_no_verdicts_but_one():
+    found = Found(MULTIPLES, GOOD, BAD, CEILINGS, tuned=True)
+    assert {verdicts(found)[claim] for claim in ("H2", "H3", "H4")} != {"not measured"}
+    assert {verdicts(replace(found, shared=False))[claim] for claim in ("H2", "H3", "H4")} == {"not measured"}
+
+
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
     a, b, c, d = (arm([share], [share] * 4, k=k) for share in shares)
