@@ -119,6 +119,20 @@ def test_the_bridges_lie_on_top_of_either_recipe(recipe, monkeypatch):
         assert 2 * (arm.headline.steps + arm.headline.revisions) == 50  # as tokens, and one more than Heun's
 
 
+def test_what_the_trials_of_small_chose_is_a_recipe(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    overlay = "configs/compare/overlays/small-tuned.yaml"
+    flags = ["-c", "configs/compare/small.yaml", "--out", "out/compare"]
+    plain, tuned = compare.parse(flags)[1], compare.parse([*flags, "-c", overlay])[1]
+    assert tuned.tuned() and not plain.tuned()
+    for before, after in zip(plain.ends().values(), tuned.ends().values(), strict=True):
+        assert after.headline in after.curve and {s.guidance for s in after.curve} == {4.0}
+        assert [(s.steps, s.revisions, s.solver) for s in after.curve] == [
+            (s.steps, s.revisions, s.solver) for s in before.curve
+        ]
+        assert after.changes["model"]["init_args"]["learning_rate"] in plain.trials.learning_rate
+
+
 def test_the_command_in_the_readme():
     lines = (ROOT / "README.md").read_text().splitlines()
     (command,) = [line for line in lines if line.startswith(".venv/bin/python compare.py")]
