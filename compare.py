@@ -30,8 +30,6 @@ from evaluation.claims import Arm, Found, judge, measure_attribution, measure_co
 from evaluation.clips import eight_bits
 from evaluation.comparison import Codec
 from evaluation.contest import (
-    LATENTS,
-    TOKENS,
     Code,
     Comparison,
     Contestant,
@@ -45,7 +43,7 @@ from evaluation.contest import (
 )
 from evaluation.processes import run_parts, terminable
 from evaluation.report import write_report
-from evaluation.trials import Trials, choose
+from evaluation.trials import LATENTS, TOKENS, Trials, choose
 from vq import encode, pretrained
 from vq.losses import psnr
 

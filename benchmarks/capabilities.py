@@ -30,7 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 from drift import extended, window
-from tasks import fitting, middle, recolourable, recoloured, still
+from tasks import fitting, middle, recolourable, recoloured, still, through
 
 from data.commands import run
 from data.shapes import Shapes
@@ -117,7 +117,7 @@ def in_pixels(canvas: Canvas, frames: int, tokenizer) -> Tensor:
 def rebuilt(model: VideoGenerator, clip: Tensor) -> Tensor:
     """What the tokenizer makes of a clip (3, t, h, w), of any length."""
     before = (1 - clip.shape[1]) % model.tokenizer.time_compression
-    return model.decode(model.encode(torch.cat([clip[:, :1]] * before + [clip], dim=1)[None]))[0, :, before:]
+    return through(model, [torch.cat([clip[:, :1]] * before + [clip], dim=1)])[0][:, before:]
 
 
 def across(video: Tensor, known: Tensor) -> tuple[float, float]:

@@ -10,10 +10,10 @@ from data.video import Example, to_uint8
 from evaluation.arms import TOLD, Sampling, Score
 from evaluation.bootstrap import Interval, resample
 from evaluation.claims import Arm, Attribution, Found, Scaling, Verdict, points, share_intervals
-from evaluation.contest import LATENTS, TOKENS
 from evaluation.curves import power_law
 from evaluation.plots import Line, Plot
 from evaluation.report import Clip, Section, Table
+from evaluation.trials import LATENTS, MASKED_LATENTS, NOISY_TOKENS, TOKENS
 from generator.masked_latents import HEAD_STEPS
 
 NAMES = (TOKENS, LATENTS)
@@ -205,10 +205,10 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
 def in_words(arm: str, sampling: Sampling) -> str:
     masked, heat = f"{sampling.order}, {sampling.revisions} revisions", f"temperature {sampling.temperature:g}"
     own = {
-        "tokens": f"{masked}, {heat}",
-        "noisy tokens": heat,
-        "masked latents": f"{masked}, {HEAD_STEPS} steps of {sampling.solver} a cell",
-        "latents": sampling.solver + ("" if sampling.snap else ", not snapped"),
+        TOKENS: f"{masked}, {heat}",
+        NOISY_TOKENS: heat,
+        MASKED_LATENTS: f"{masked}, {HEAD_STEPS} steps of {sampling.solver} a cell",
+        LATENTS: sampling.solver + ("" if sampling.snap else ", not snapped"),
     }
     return f"{sampling.steps} steps, {own[arm]}, guidance {sampling.guidance:g}"
 

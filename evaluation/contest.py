@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluation.arms import Sampling
-from evaluation.trials import Trials
-
-TOKENS, LATENTS = "tokens", "latents"
-NOISY_TOKENS, MASKED_LATENTS = "noisy tokens", "masked latents"  # the bridges
+from evaluation.trials import LATENTS, MASKED_LATENTS, NOISY_TOKENS, TOKENS, Trials
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from evaluation.arms import Sampling
 
-OWN = {"tokens": "temperature", "noisy tokens": "temperature", "latents": "shift", "masked latents": "shift"}
+TOKENS, LATENTS = "tokens", "latents"
+NOISY_TOKENS, MASKED_LATENTS = "noisy tokens", "masked latents"  # the bridges
+OWN = {TOKENS: "temperature", NOISY_TOKENS: "temperature", LATENTS: "shift", MASKED_LATENTS: "shift"}
 
 
 @dataclass(frozen=True)
