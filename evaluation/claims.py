@@ -19,6 +19,7 @@ BUDGETS = (1, 2, 4, 8, 16, 32)  # of C0
 EVALUATIONS = 50  # of the network, at most, at matched quality
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = "supported", "refuted", "inconclusive", "not measured"
 NUMBERS_ONLY = "numbers only"
+ONE_SAMPLER = "one sampler an arm is no curve"
 OWN = "latents have a tokenizer of their own, and the matching of one code decides"
 
 
@@ -233,8 +234,9 @@ def judge(
         Verdict("H2 matched quality", told(quality), "; ".join([says, *missing])),
     ]
     because = "; ".join(f"log ratio of {name}: {ratio}" for name, ratio in ratios.items())
-    word = sampling_cost(list(ratios.values())) if found.shared else NOT_MEASURED
-    verdicts.append(Verdict("H3 sampling cost", told(word), because if found.shared else f"{because}; {OWN}"))
+    lacks = [OWN] * (not found.shared) + [ONE_SAMPLER] * (min(len(found.tokens.curve), len(found.latents.curve)) < 2)
+    word = NOT_MEASURED if lacks else sampling_cost(list(ratios.values()))
+    verdicts.append(Verdict("H3 sampling cost", told(word), "; ".join([because, *lacks])))
     fit = len(scaling.used) >= 4 and scaling.slopes is not None
     absent = [str(multiple) for multiple in BUDGETS if multiple not in found.multiples]
     word = scaling_slope(scaling.slope_difference, scaling.slopes[1].value, scaling.stalls) if fit else INCONCLUSIVE
