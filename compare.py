@@ -113,23 +113,35 @@ def compare(config: Comparison, given) -> Path:
 
 
 def parse(args: list[str] | None) -> tuple:
-    parser = Parser(prog="compare.py", description=__doc__.splitlines()[0])
+    parser = parser_of("compare.py", __doc__)
+    parser.add_argument(
+        "--only", help=f"one part alone: {PREPARE}, what all need first, or a run, such as tokens/seed0"
+    )
+    parser.add_argument("--tune", action="store_true", help="choose the arms' settings by trials: OUT/tuned.yaml")
+    given, config = read_recipe(parser, args)
+    if given.tune and config.trials is None:
+        raise ValueError("--tune wants trials in the recipe, as configs/compare/shapes.yaml has them")
+    return given, config
+
+
+def parser_of(program: str, about: str) -> Parser:
+    """Of a program that trains the runs of a recipe, several at once, or with ``--only`` one part."""
+    parser = Parser(prog=program, description=about.splitlines()[0])
     parser.add_argument("-c", "--config", action="config", help="a recipe, such as configs/compare/tiny.yaml")
     parser.add_class_arguments(Comparison, None)
     parser.add_argument("--out", type=Path, required=True, help="a folder; what it already holds is not done again")
     parser.add_argument("--device", default="auto", help="where to sample: auto, cpu, cuda, ...")
-    parser.add_argument(
-        "--only", help=f"one part alone: {PREPARE}, what all need first, or a run, such as tokens/seed0"
-    )
     parser.add_argument("--processes", type=int, default=1, help="runs that are trained and scored at once")
-    parser.add_argument("--tune", action="store_true", help="choose the arms' settings by trials: OUT/tuned.yaml")
+    return parser
+
+
+def read_recipe(parser: Parser, args: list[str] | None) -> tuple:
+    """What was given, and the comparison. ``ValueError`` for what can be told before anything is trained."""
     given = parser.parse_args(args)
     given.device = find_device(given.device)
     built = parser.instantiate(given)
     config = Comparison(**{name: built[name] for name in Comparison.__dataclass_fields__})
     config.check()
-    if given.tune and config.trials is None:
-        raise ValueError("--tune wants trials in the recipe, as configs/compare/shapes.yaml has them")
     if given.processes < 1 or (given.only and given.processes > 1):
         raise ValueError(f"--processes {given.processes}: expected 1 or more, and 1 with --only, which is one part")
     if given.processes > 1 and ":" in given.device:
@@ -389,6 +401,7 @@ def report(
         "attribution": attribution and asdict(attribution),
     }
     (out / "results.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    found.save(out / "found.json")
     recipe = yaml.safe_dump(asdict(config), sort_keys=False)
     attributed = [comparison.attribution_section(found, attribution)] if attribution else []
     return write_report(

@@ -3,7 +3,9 @@
 Differences are tokens minus latents, so that positive is good for tokens.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,6 +68,33 @@ class Found:
     tuned: bool = False
     shared: bool = True
     bridges: tuple[Tensor, Tensor] | None = None
+
+    def save(self, file: Path) -> None:
+        """As JSON, a character a prompt, from which every interval and verdict can be computed again."""
+        file.write_text(json.dumps(asdict(self), default=written) + "\n")
+
+    @classmethod
+    def load(cls, file: Path) -> "Found":
+        """What ``save`` wrote."""
+        there = json.loads(file.read_text())
+        for name in ("tokens", "latents"):
+            arm = {key: read_hits(there[name][key]) for key in ("scaling", "curve")}
+            seconds = {int(clips): costs for clips, costs in there[name]["seconds"].items()}
+            there[name] = Arm(**there[name] | arm | {"seconds": seconds})
+        pairs = {name: there[name] and tuple(map(read_hits, there[name])) for name in ("ceilings", "bridges")}
+        return cls(**there | pairs)
+
+
+def written(hits: Tensor) -> list | str:
+    """Hits (..., n) -> nested lists of strings such as "1101"."""
+    return "".join(map(str, hits.int().tolist())) if hits.ndim == 1 else [written(row) for row in hits]
+
+
+def read_hits(rows: list | str) -> Tensor:
+    """Undoes ``written``."""
+    if isinstance(rows, str):
+        return torch.tensor([character == "1" for character in rows])
+    return torch.stack([read_hits(row) for row in rows])
 
 
 @dataclass(frozen=True)

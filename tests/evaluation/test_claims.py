@@ -165,6 +165,21 @@ def test_another_matching_gives_numbers_and_no_verdicts_but_one():
     assert {verdicts(replace(found, shared=False))[claim] for claim in ("H2", "H3", "H4")} == {"not measured"}
 
 
+def test_one_sampler_an_arm_says_nothing_of_the_cost_of_sampling():
+    alone = [replace(one, curve=one.curve[:1], evaluations=one.evaluations[:1]) for one in (GOOD, BAD)]
+    found = Found(MULTIPLES, *(replace(one, seconds={1: [0.1], 8: [0.02]}) for one in alone), CEILINGS, tuned=True)
+    assert verdicts(found)["H3"] == "not measured" and verdicts(found)["H2"] == "supported"
+
+
+def test_verdicts_can_be_computed_again_from_what_was_kept(tmp_path):
+    for found in (Found(MULTIPLES, GOOD, BAD, CEILINGS, tuned=True), cells([0.8, 0.8, 0.4, 0.4])):
+        found.save(tmp_path / "found.json")
+        again = Found.load(tmp_path / "found.json")
+        assert measure_scaling(again, 100) == measure_scaling(found, 100)
+        assert measure_cost(again, 100) == measure_cost(found, 100)
+        assert measure_attribution(again, 100) == measure_attribution(found, 100) and verdicts(again) == verdicts(found)
+
+
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
     a, b, c, d = (arm([share], [share] * 4, k=k) for share in shares)
