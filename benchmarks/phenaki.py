@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/phenaki.py [--bf16 --codebooks 1k 64k --steps 16 --guidance 3 --batch 8]
     OMP_NUM_THREADS=1 python benchmarks/phenaki.py --techniques sampling training    # upon our own plain loop
     OMP_NUM_THREADS=1 python benchmarks/phenaki.py --cost 4 8 16    # sampling over steps and tokens
-    python benchmarks/phenaki.py --quality 600 --cache FOLDER --tokenizer FOLDER [--prompts 256]
+    python benchmarks/phenaki.py --quality 600 --cache FOLDER --tokenizer FOLDER [--bf16 --prompts 256]
 
 Both get the same transformer (width, depth, heads; parameters are printed, tables and heads apart), tokens, codebook,
 text vectors, steps and guidance, in float32 or with ``--bf16`` both in bfloat16 by autocast, and with random weights:
@@ -33,7 +33,9 @@ from contenders import INSTALL, LEVELS, TEXT, OurGenerator, Phenaki, Setup, coun
 
 from data.shapes import Shapes
 from data.tokens import TokenCache
-from evaluation.detector import detect, matches
+from data.video import Example
+from evaluation.arms import right
+from evaluation.intervals import wilson
 from generator.guidance import Guidance
 from generator.masked import MaskedGenerator
 from vq import pretrained
@@ -160,7 +162,9 @@ def cost(setup: Setup, codebook: str, tokens: list[int], steps: list[int]) -> No
             print(f"| {n} | {name} | {' | '.join(row)} |", flush=True)
 
 
-def quality(setup: Setup, tokenizer: Tokenizer, cache: TokenCache, budget: float, batch: int, prompts: int) -> None:
+def quality(
+    setup: Setup, tokenizer: Tokenizer, cache: TokenCache, budget: float, batch: int, prompts: int, bf16: bool
+) -> None:
     """Trains each for as much processor time on the same tokens of shapes; prints how many prompts come out right."""
     clip = {"frames": cache.frames, "height": cache.height, "width": cache.width, "fps": cache.fps}
     setup = replace(setup, grid=cache.shape_of(0))
@@ -178,25 +182,31 @@ def quality(setup: Setup, tokenizer: Tokenizer, cache: TokenCache, budget: float
                 for group, rate in zip(c.optimizer.param_groups, rates[i], strict=True):
                     group["lr"] = rate * factor
                 began = time.process_time()
-                step(c, torch.stack([row.tokens for row in rows]), [row.text for row in rows])
+                step(c, torch.stack([row.tokens for row in rows]), [row.text for row in rows], bf16=bf16)
                 spent[i] += time.process_time() - began
                 seen[i] += batch
         print({c.name: f"{n} clips" for c, n in zip(contenders, seen, strict=True)}, file=sys.stderr, flush=True)
 
-    test = [Shapes("test", objects=[1], seed=1, **clip)[i] for i in range(prompts)]
+    shapes = Shapes("test", objects=[1], seed=1, **clip)
+    test = [shapes[i] for i in range(prompts)]
+    parts = [test[start : start + 16] for start in range(0, prompts, 16)]
+
+    def show_share(name: str, draw: Callable[[list[Example]], Tensor]) -> None:
+        """Of the prompts that come out right, by a row of the table; ``draw`` makes tokens of some of them."""
+        found = [right(contenders[0].videos.decode(draw(part)), part, clip["fps"])["all"] for part in parts]
+        cell = wilson(int(torch.cat(found).sum()), prompts)
+        print(f"| {name} | {cell['mean']:.0%} ({100 * cell['low']:.0f} to {100 * cell['high']:.0f}) |", flush=True)
+
     print(f"\n{budget:g} s of processor time each, {prompts} prompts, {setup.steps} steps\n")
     print("| | clips seen | guidance | right |\n|---|---|---|---|")
-    for c, clips in zip(contenders, seen, strict=True):
-        for guidance in (1.0, setup.guidance):
-            right = []
-            for start in range(0, prompts, 16):
-                part = test[start : start + 16]
-                tokens = c.sample([example.text for example in part], guidance=guidance)
-                found = [detect(video, clip["fps"]) for video in contenders[0].videos.decode(tokens)]
-                right += [matches(f, example.attributes)["all"] for f, example in zip(found, part, strict=True)]
-            mean = statistics.mean(right)
-            error = (mean * (1 - mean) / prompts) ** 0.5
-            print(f"| {c.name} | {clips} | {guidance:g} | {100 * mean:.0f} ± {100 * error:.0f}% |", flush=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for c, clips in zip(contenders, seen, strict=True):
+            for guidance in (1.0, setup.guidance):
+                show_share(
+                    f"{c.name} | {clips} | {guidance:g}",
+                    lambda part, c=c, scale=guidance: c.sample([one.text for one in part], guidance=scale),
+                )
+    show_share("reconstructions | |", lambda part: tokenizer.encode(torch.stack([one.clip for one in part])))
 
 
 def read(tokenizer: str, cache: str) -> tuple[Tokenizer, TokenCache]:
@@ -204,6 +214,8 @@ def read(tokenizer: str, cache: str) -> tuple[Tokenizer, TokenCache]:
     tokenizer, tokens = pretrained.load(tokenizer, "tokenizer"), TokenCache(cache)
     if tokens.tokenizer != pretrained.code_of(tokenizer):
         raise ValueError(f"the tokens in {cache} are another tokenizer's: encode them again, python -m vq.encode")
+    if len(tokens.sizes) > 1:
+        raise ValueError(f"the clips in {cache} have {len(tokens.sizes)} sizes, and the rival one: encode one size")
     if not 0 < tokens.info.codebook_size <= LARGEST:
         raise ValueError(
             f"the codebook has {tokens.info.codebook_size:,} tokens, and the rival one softmax over all of them: use a "
@@ -231,8 +243,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", help="whose tokens they are")
     parser.add_argument("--prompts", type=int, default=256, help="of --quality")
     options = parser.parse_args(args)
-    if options.bf16 and (options.techniques or options.cost or options.quality):
-        parser.error("--bf16 is for the comparison of speeds: leave out --techniques, --cost and --quality")
+    if options.bf16 and (options.techniques or options.cost):
+        parser.error("--bf16 is for what stands beside the rival: leave out --techniques and --cost")
 
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -259,7 +271,7 @@ def main(args: list[str] | None = None) -> None:
             parts = read(options.tokenizer, options.cache)
         except ValueError as error:
             sys.exit(str(error))
-        quality(setup, *parts, options.quality, options.batch, options.prompts)
+        quality(setup, *parts, options.quality, options.batch, options.prompts, options.bf16)
 
 
 if __name__ == "__main__":
