@@ -129,6 +129,9 @@ def main(args: list[str] | None = None) -> list[Path]:
     how, typed = sampling(options, model), options.prompt
     if options.expand:
         options.prompt = expand(typed, options.expand, options.seed, device)
+    if options.window is None and options.task in TASKS and TASKS[options.task].windowed:
+        # for the record; one that doesn't say was made in windows as long as a clip
+        options.window = model.clip["frames"] if options.source else model.window
     job = prepare(options, model, fps)
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}

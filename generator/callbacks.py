@@ -32,7 +32,7 @@ class SamplePictures(Callback):
     def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        model = VideoGenerator(training.tokenizer, training.generator, trainer.datamodule.clip, training.device)
+        model = VideoGenerator(training.tokenizer, training.generator, training.clip, training.device)
         with torch.autocast(training.device.type, enabled=False):
             videos = model(self.prompts, steps=self.steps, guidance=self.guidance)
         log_picture(trainer, "val/samples", filmstrips(videos))
@@ -81,7 +81,7 @@ class Budget(Callback):
             with average.in_place(training) if average else nullcontext():
                 folder = f"{trainer.default_root_dir}/x{self.steps[trainer.global_step]}"
                 parts = {"tokenizer": training.tokenizer, "generator": training.generator}
-                pretrained.save(folder, trainer.datamodule.clip, **parts)
+                pretrained.save(folder, training.clip, **parts)
         if trainer.global_step >= max(self.steps):
             trainer.should_stop = True
 

@@ -128,7 +128,7 @@ class Task:
     """``run(model, job, fill) -> tokens`` and what it asks for.
 
     ``about``: a line for the user; ``inputs``: how many clips; ``needs``: what a model must have been trained for;
-    ``windowed``: made in windows of the length that the model was trained at, unless another is asked for.
+    ``windowed``: made in windows of the longest clips that the model was trained at, unless another is asked for.
     """
 
     run: Callable[..., Tensor]

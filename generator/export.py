@@ -72,7 +72,7 @@ def export(
                 f"the tokenizer at {tokenizer} makes other tokens than the model's: give one that was trained with "
                 "--model.encoder and the model's own"
             )
-        model = VideoGenerator(better, model.generator, model.clip)
+        model = VideoGenerator(better, model.generator, model.trained_at)
     results = [read_scores(path) for path in scores]
     text = None if recipe is None else read(recipe)
     card = model_card(

@@ -63,6 +63,15 @@ class FrozenTokenizer(L.LightningModule):
         shares = self.mixture or {"text": 1.0}
         return [name for name, share in shares.items() if share] + ["middle"] * (self.middle_share > 0)
 
+    @property
+    def clip(self) -> dict:
+        """The size of the training clips, see ``vq.pretrained.save``; where some are longer, the longest's frames are
+        the ``window``."""
+        data = self.trainer.datamodule
+        grids = data.train.sizes if isinstance(data.train, TokenCache) else []
+        longest = max([self.tokenizer.pixel_shape(*grid)[0] for grid in grids] or [size[0] for size in data.sizes])
+        return data.clip | ({"window": longest} if longest > data.clip["frames"] else {})
+
     def codebook(self) -> tuple[int, tuple]:
         """Its size and the tokenizer's digits. ``ValueError`` where there is none."""
         if not self.tokenizer.codebook_size:
@@ -157,7 +166,7 @@ class FrozenTokenizer(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = {"tokenizer": self.tokenizer.config, "generator": self.generator.config}
-        checkpoint["clip"] = self.trainer.datamodule.clip
+        checkpoint["clip"] = self.clip
         checkpoint["tokenizer_fingerprint"] = pretrained.code_of(self.tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

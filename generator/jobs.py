@@ -111,7 +111,7 @@ def plan(
         raise ValueError(f"{frames} frames are too few for a story of {len(prompts)} prompts: use {least} or more")
     check_length(task, [clip.shape[1] for clip in inputs], frames, ft)
     if window is None and kind.windowed:
-        window = model.clip["frames"]
+        window = model.window
     job = Job(
         kind,
         grid=(grid[0] - 1, *grid[1:]) if task == "loop" else grid,

@@ -24,12 +24,15 @@ from vq.layers import TemporalConv
 from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
 
+AXES = ("frames", "height", "width", "fps")
+
 
 class VideoGenerator:
     """A tokenizer and a generator of tokens or of latents that fit each other.
 
     Args:
-        clip: the size that the model was trained at, and its default: frames, height, width, fps.
+        clip: the size that the model was trained at, and its default: frames, height, width, fps; where it knows
+            longer clips, ``window`` are the frames of these, which is how much of a long video is made at once.
         device: where to compute; everything is float32, so that a sample depends on its seed alone, unless
             ``bfloat16`` is called.
     """
@@ -48,7 +51,8 @@ class VideoGenerator:
             )
         check_convolutions(torch.device(device))
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
-        self.clip, self.device, self.compiled, self.in_bf16 = clip, torch.device(device), False, False
+        self.clip, self.window = {axis: clip.get(axis) for axis in AXES}, clip.get("window", clip["frames"])
+        self.device, self.compiled, self.in_bf16 = torch.device(device), False, False
         # tokens to latents and back
         self.code = tokenizer.quantizer if tokenizer.codebook_size else Numbers(tokenizer.quantizer.dim, self.device)
 
@@ -58,8 +62,13 @@ class VideoGenerator:
         parts = [pretrained.load(source, part) for part in ("tokenizer", "generator")]
         return cls(*parts, clip=pretrained.clip(source), device=device)
 
+    @property
+    def trained_at(self) -> dict:
+        """``clip``, and the ``window`` where that is another length."""
+        return self.clip | ({"window": self.window} if self.window != self.clip["frames"] else {})
+
     def save_pretrained(self, folder: str | Path) -> Path:
-        return pretrained.save(folder, clip=self.clip, tokenizer=self.tokenizer, generator=self.generator)
+        return pretrained.save(folder, clip=self.trained_at, tokenizer=self.tokenizer, generator=self.generator)
 
     def __call__(
         self,

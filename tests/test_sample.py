@@ -199,6 +199,25 @@ def test_upscale_keeps_the_rate_and_its_record_makes_the_same_file_again(tokeniz
         run(str(tmp_path / "upscaler"), tmp_path / "a.mp4", *args[:3], "nowhere.mp4")
 
 
+def test_long_videos_are_made_in_windows_of_the_longest_training_clips(tokenizer, generator, clip, tmp_path):
+    """And records say so; those of before did not, and their windows had the length of a clip."""
+    model = VideoGenerator(tokenizer, generator, CLIP | {"window": 17})
+    model.save_pretrained(tmp_path / "model")
+    again = VideoGenerator.from_pretrained(tmp_path / "model")
+    assert again.window == 17 and again.clip == CLIP and again.trained_at == model.trained_at
+    asked = ["--task", "extend", "--input", str(clip / "clip.mp4"), "--frames", "17"]
+    (path,) = run(str(tmp_path / "model"), tmp_path / "a.mp4", *asked)
+    (short,) = run(str(tmp_path / "model"), tmp_path / "short.mp4", *asked, "--window", "9")
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["settings"]["window"] == 17 and path.read_bytes() != short.read_bytes()
+    (same,) = sample.main(["--from", str(tmp_path / "a.json"), "--out", str(tmp_path / "b.mp4")])
+    assert same.read_bytes() == path.read_bytes()
+    record["settings"]["window"] = None
+    (tmp_path / "old.json").write_text(json.dumps(record))
+    (old,) = sample.main(["--from", str(tmp_path / "old.json"), "--out", str(tmp_path / "c.mp4")])
+    assert old.read_bytes() == short.read_bytes()
+
+
 def test_other_flags_override_a_record(model, tmp_path):
     (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a", "--seed", "7")
     beside = str(path.with_suffix(".json"))

@@ -204,7 +204,7 @@ def test_many_sizes_in_one_run_resume_in_the_middle_of_an_epoch(tokenizer, tmp_p
         return forward(self, tokens, *args, **named)
 
     monkeypatch.setattr(MaskedGenerator, "forward", remember)
-    buckets = ["--data.train.buckets", "[[9,32,32],[1,32,32],[5,48,32]]", "--data.train.length", "40"]
+    buckets = ["--data.train.buckets", "[[5,48,32],[1,32,32],[9,32,32]]", "--data.train.length", "40"]
     flags = ["--data", str(ROOT / "configs/data/shapes-sizes.yaml"), "--data.val.buckets", "[[9,32,32],[5,48,32]]"]
     flags += [*buckets, "--data.num_workers", "0", "--data.val_clips", "4", "--data.token_budget", "100"]
     flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR, "--checkpoint.every_n_train_steps", "3"]
@@ -212,6 +212,8 @@ def test_many_sizes_in_one_run_resume_in_the_middle_of_an_epoch(tokenizer, tmp_p
     whole = fit(config, tmp_path / "whole", *flags, *two(6)).model.state_dict()
     once = seen.copy()
     assert len({shape[1:] for shape, _ in once}) > 1
+    made = [VideoGenerator.from_pretrained(tmp_path / "whole" / name) for name in ("model", "checkpoints/last.ckpt")]
+    assert [(model.clip["frames"], model.window) for model in made] == [(5, 9)] * 2  # the first bucket's, the longest's
     assert all(b * t * h * w <= 100 for (b, t, h, w), _ in once)
     fit(config, tmp_path / "cut", *flags, *two(6), "--trainer.callbacks+=tests_stop.StopAt")
     resumed = fit(config, tmp_path / "cut", *flags, *two(6), "--ckpt_path", "last").model.state_dict()

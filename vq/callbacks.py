@@ -115,7 +115,7 @@ class Export(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         parts = {name: getattr(training, name) for name in ("tokenizer", "generator") if hasattr(training, name)}
-        folder = pretrained.save(f"{trainer.default_root_dir}/model", trainer.datamodule.clip, **parts)
+        folder = pretrained.save(f"{trainer.default_root_dir}/model", training.clip, **parts)
         rank_zero_info(f"model written to {folder}")
 
 

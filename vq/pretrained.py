@@ -22,7 +22,8 @@ FORMAT = "tessera-1"
 def save(folder: str | Path, clip: dict, **parts: Configurable) -> Path:
     """Writes the parts, ``save("out/model", clip, tokenizer=tokenizer, generator=generator)``; returns the folder.
 
-    ``clip`` is the size that they were trained at: frames, height, width, fps.
+    ``clip`` is the size that they were trained at: frames, height, width, fps; ``window`` is there where clips were
+    longer, too: frames of the longest.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def load(source: str | Path, part: str) -> Configurable:
 
 
 def clip(source: str | Path) -> dict:
-    """The size that a model was trained at: frames, height, width, fps."""
+    """The size that a model was trained at, as ``save`` was told."""
     path = Path(source)
     if path.is_file():
         return torch.load(path, map_location="cpu", weights_only=True)["clip"]

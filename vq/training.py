@@ -133,9 +133,14 @@ class TokenizerTraining(L.LightningModule):
             groups = [{"params": list(self.adversary.parameters()), "lr": rate, "weight_decay": 0.0}]
         return optimizer(self, self.tokenizer, adamw=("stem", "coder.out"), groups=groups)
 
+    @property
+    def clip(self) -> dict:
+        """The size of the training clips."""
+        return self.trainer.datamodule.clip
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["parts"] = {"tokenizer": self.tokenizer.config}
-        checkpoint["clip"] = self.trainer.datamodule.clip
+        checkpoint["clip"] = self.clip
 
 
 def begin_with(model: nn.Module, source: str, part: str, leave: str = "-") -> set[str]:
