@@ -149,11 +149,11 @@ class Run:
 
 
 def all_runs(config: Comparison) -> dict[str, Run]:
-    """Every arm with every seed, by the name of its folder."""
+    """Every arm with every seed, by the name of its folder; a seed of all arms after the other."""
     return {
         str(run_folder(Path(), name, seed)): Run(name, arm, seed, config.multiples)
-        for name, arm in config.arms().items()
         for seed in config.training_seeds
+        for name, arm in config.arms().items()
     }
 
 
