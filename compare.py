@@ -215,7 +215,9 @@ def fit(
     file, overlay = folder / "run.json", folder / "changes.yaml"
     there = json.loads(file.read_text()) if file.is_file() else record
     if other := [name for name in sorted({*record, *there}) if record.get(name) != there.get(name)]:
-        raise ValueError(f"{folder} holds a run of other {', '.join(other)}: delete it, or give another --out")
+        raise ValueError(
+            f"{folder} holds a run of other {', '.join(other)}: give the recipes it was made with, or another --out"
+        )
     if (result / "config.yaml").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)

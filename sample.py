@@ -102,7 +102,12 @@ def parser() -> Parser:
     )
     p.add_argument("--strength", type=float, default=jobs.STRENGTH, help="edit: share of the tokens made anew")
     p.add_argument("--forget", help="edit: which tokens, unlikely or random ones; default: unlikely if tokens are made")
-    p.add_argument("--window", type=int, help="frames made at once of a long video, in windows that overlap by half")
+    p.add_argument(
+        "--window",
+        type=int,
+        help="frames made at once of a long video, in windows that overlap by half; default of extend, loop, story and "
+        "the like: the model's longest training clips, of others: all",
+    )
     p.add_argument("--from", dest="source", type=Path, help="the .json beside a video: makes it again; flags override")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--batch_size", "--batch-size", type=int, default=16)
@@ -129,10 +134,7 @@ def main(args: list[str] | None = None) -> list[Path]:
     how, typed = sampling(options, model), options.prompt
     if options.expand:
         options.prompt = expand(typed, options.expand, options.seed, device)
-    if options.window is None and options.task in TASKS and TASKS[options.task].windowed:
-        # for the record; one that doesn't say was made in windows as long as a clip
-        options.window = model.clip["frames"] if options.source else model.window
-    job = prepare(options, model, fps)
+    options.window, job = prepare(options, model, fps)
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}
     with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
@@ -226,8 +228,24 @@ def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
     return told | ({name: sampler} if name in meant else {})
 
 
-def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:
-    """Reads the inputs, at the size of the output; what outpaint and upscale are given keeps its own."""
+def windows(options: argparse.Namespace, model: VideoGenerator) -> tuple[int | None, int | None]:
+    """Frames that are made at once, None: all; and what a record says of them: nothing where a task that is made in
+    windows has windows as long as a clip, which was the only length once."""
+
+    def windowed(task: str) -> bool:
+        return task in TASKS and TASKS[task].windowed
+
+    if not windowed(options.task):
+        return options.window, options.window
+    told = bool(options.source) and windowed(read_record(options.source)["settings"].get("task", ""))
+    window = options.window or (model.clip["frames"] if told else model.window)
+    return window, None if window == model.clip["frames"] else window
+
+
+def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> tuple[int | None, Job]:
+    """Reads the inputs, at the size of the output; what outpaint and upscale are given keeps its own. Returns the
+    window for the record, and the job."""
+    window, told = windows(options, model)
     given = {axis: getattr(options, axis) for axis in ("frames", "height", "width")}
     size = {axis: model.clip[axis] if asked is None else asked for axis, asked in given.items()}
     frames = size.pop("frames")
@@ -246,14 +264,15 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> J
         clips.append(read_clip(path, frames=wanted, **size, fps=fps)[0])
         if options.task in jobs.IN_PLACE:
             frames = clips[0].shape[1]
-    return model.job(
+    return told, model.job(
         options.task,
         options.prompt,
         clips,
         None if options.mask is None else read_mask(options.mask, frames, size["height"], size["width"], fps),
         options.strength,
         options.forget,
-        *(getattr(options, axis) for axis in ("frames", "height", "width", "window")),
+        *(getattr(options, axis) for axis in ("frames", "height", "width")),
+        window,
     )
 
 

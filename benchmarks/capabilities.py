@@ -293,7 +293,7 @@ def main(args: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
         "clips": options.clips,
-        "size": model.clip,
+        "size": model.trained_at,
         "bf16": options.bf16,
         "trained for": sorted(model.generator.trained_for),
         "code": code_version(code=("data", "generator", "vq", *MEASURES)),

@@ -108,6 +108,10 @@ class OurGenerator:
         self.optimizer = Muon(self.model.named_parameters(), 3e-3, weight_decay=0.02, adamw=edges)
         self.rng = torch.Generator().manual_seed(0)
 
+    def bfloat16(self) -> None:
+        """Samples in bfloat16 from now on: ``fill`` has an autocast of its own. ``ValueError`` where it is emulated."""
+        self.videos.bfloat16()
+
     def sample(self, texts: list[str], steps: int | None = None, **sampling) -> Tensor:
         """Tokens (b, t, h, w), in Halton order without revisions."""
         canvas = tasks.text2video(self.setup.grid, self.model.mask_id).repeat(len(texts))

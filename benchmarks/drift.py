@@ -2,12 +2,12 @@
 
     python benchmarks/drift.py --model models/showcase [--clips 16] [--extensions 10] [--lpips FILE]
 
-Real clips are extended window by window, each told the last latent frames of the one before. One arm keeps them as
-integers, as ``--task extend`` does; the other decodes them and encodes the pixels again, as one has to whose tool takes
-a video file. All else is the same, seeds too. Printed are the brightness (mean) and contrast (standard deviation) of
-the frames of every extension, on a scale from -1 to 1, and their slopes an extension with standard errors over clips;
-with ``--lpips``, the weights of an AlexNet, also how far its features are from those of the clip's last frame. Beside
-them stand the real clips, as long: in these, too, things leave the picture.
+Real clips are extended window by window, as long as a clip of the training, each told the last latent frames of the one
+before. One arm keeps them as integers, as ``--task extend`` does; the other decodes them and encodes the pixels again,
+as one has to whose tool takes a video file. All else is the same, seeds too. Printed are the brightness (mean) and
+contrast (standard deviation) of the frames of every extension, on a scale from -1 to 1, and their slopes an extension
+with standard errors over clips; with ``--lpips``, weights of an AlexNet, also how far its features are from those of
+the clip's last frame. Beside them stand the real clips, as long: in these, too, things leave the picture.
 """
 
 import argparse

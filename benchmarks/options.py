@@ -5,7 +5,8 @@
 
 The tokens of a comparison (``compare.py``), whose runs are the row "as it is" and are found in its folder, or trained
 where it was only prepared (``--only data``); an option is a change of ``generator.training.GeneratorTraining``, and a
-training of as many operations. Differences are of shares of the same prompts, intervals those of docs/hypothesis.md.
+training of as many operations. Differences are of shares of the same prompts, those of the recipe's trials if it has
+any; intervals are those of docs/hypothesis.md, at 95% each, so that one of twenty options helps or harms by chance.
 """
 
 import sys
@@ -48,14 +49,15 @@ def main(args: list[str] | None = None) -> None:
     given, config = parse(args)
     runs = {
         f"{name}/seed{seed}": Run(TOKENS, config.tokens, seed, config.multiples, OPTIONS[name])
-        for name in dict.fromkeys([PLAIN, *given.options])
         for seed in config.training_seeds
+        for name in dict.fromkeys([PLAIN, *given.options])
     }
     if given.only not in (None, *runs):
         raise ValueError(f"--only {given.only}: expected one of {', '.join(runs)}")
     if not all(map(compare.is_whole, compare.caches(config, given.out).values())):
         raise ValueError(f"{given.out} has no token cache: first run compare.py with the same recipe and --only data")
-    examples, code = compare.prompts(config, config), compare.fit_tokenizers(config, given.out)[TOKENS]
+    # not those of the comparison: what chooses the settings may not be what is reported
+    examples, code = compare.prompts(config, config.trials or config), compare.fit_tokenizers(config, given.out)[TOKENS]
 
     def hits(name: str) -> Tensor:
         """Of a run, trained if it is not there yet, (s, n) of s sampling seeds and n prompts."""
@@ -80,7 +82,7 @@ def main(args: list[str] | None = None) -> None:
 
 def parse(args: list[str] | None) -> tuple:
     parser = compare.parser_of("benchmarks/options.py", __doc__)
-    parser.add_argument("--options", type=list[str], default=list(OPTIONS), help=f"some of {', '.join(OPTIONS)}")
+    parser.add_argument("--options", nargs="+", default=list(OPTIONS), help=f"some of {', '.join(OPTIONS)}")
     parser.add_argument("--only", help="one run alone, such as corruption/seed0")
     given, config = compare.read_recipe(parser, args)
     if unknown := [name for name in given.options if name not in OPTIONS]:

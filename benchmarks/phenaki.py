@@ -94,6 +94,8 @@ def beside(setup: Setup, codebooks: list[str], batch: int, rounds: int, bf16: bo
             sizes = f"{c.trunk() / 1e6:.2f}M, with tables and heads {count(c.model) / 1e6:.2f}M"
             print(f"{c.name.partition(',')[0]}, K = {k:,}: parameters of the transformer {sizes}")
         late = Guidance(setup.guidance, start=0.5)
+        if bf16:
+            mine.bfloat16()
         calls = {
             "phenaki-pytorch": partial(rival.sample, TEXT),
             "ours, all cells asked": partial(mine.sample, TEXT, lean=False),
@@ -170,6 +172,8 @@ def quality(
     setup = replace(setup, grid=cache.shape_of(0))
     k = cache.info.codebook_size
     contenders = [OurGenerator(setup, tokenizer, clip), *(Phenaki(setup, k, rate) for rate in RATES)]
+    if bf16:
+        contenders[0].bfloat16()
     rates = [[group["lr"] for group in c.optimizer.param_groups] for c in contenders]
     spent, seen = [0.0] * len(contenders), [0] * len(contenders)
     order = torch.randperm(len(cache), generator=torch.Generator().manual_seed(0)).tolist()
@@ -199,14 +203,15 @@ def quality(
 
     print(f"\n{budget:g} s of processor time each, {prompts} prompts, {setup.steps} steps\n")
     print("| | clips seen | guidance | right |\n|---|---|---|---|")
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        for c, clips in zip(contenders, seen, strict=True):
-            for guidance in (1.0, setup.guidance):
-                show_share(
-                    f"{c.name} | {clips} | {guidance:g}",
-                    lambda part, c=c, scale=guidance: c.sample([one.text for one in part], guidance=scale),
-                )
+    for c, clips in zip(contenders, seen, strict=True):
+        for guidance in (1.0, setup.guidance):
+            show_share(f"{c.name} | {clips} | {guidance:g}", partial(sampled, c, guidance, bf16))
     show_share("reconstructions | |", lambda part: tokenizer.encode(torch.stack([one.clip for one in part])))
+
+
+def sampled(contender, guidance: float, bf16: bool, examples: list[Example]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return contender.sample([example.text for example in examples], guidance=guidance)
 
 
 def read(tokenizer: str, cache: str) -> tuple[Tokenizer, TokenCache]:
@@ -214,6 +219,10 @@ def read(tokenizer: str, cache: str) -> tuple[Tokenizer, TokenCache]:
     tokenizer, tokens = pretrained.load(tokenizer, "tokenizer"), TokenCache(cache)
     if tokens.tokenizer != pretrained.code_of(tokenizer):
         raise ValueError(f"the tokens in {cache} are another tokenizer's: encode them again, python -m vq.encode")
+    if not tokens.fps:
+        raise ValueError(
+            f"the clips in {cache} have rates of their own, and prompts are of one: encode clips of one rate"
+        )
     if len(tokens.sizes) > 1:
         raise ValueError(f"the clips in {cache} have {len(tokens.sizes)} sizes, and the rival one: encode one size")
     if not 0 < tokens.info.codebook_size <= LARGEST:
@@ -245,6 +254,9 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.bf16 and (options.techniques or options.cost):
         parser.error("--bf16 is for what stands beside the rival: leave out --techniques and --cost")
+
+    if options.prompts < 1:
+        parser.error(f"--prompts {options.prompts}: expected 1 or more")
 
     warnings.simplefilter("ignore")
     torch.manual_seed(0)

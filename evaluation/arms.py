@@ -91,7 +91,7 @@ class Trained:
         """The model; of latents perhaps one whose samples are decoded as they are."""
         if snap or not self.model.generator.of_latents:
             return self.model
-        free = VideoGenerator(self.model.tokenizer, self.model.generator, self.model.clip, self.device)
+        free = VideoGenerator(self.model.tokenizer, self.model.generator, self.model.trained_at, self.device)
         free.code = Numbers(self.model.generator.channels, free.device)
         return free
 

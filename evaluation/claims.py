@@ -21,7 +21,7 @@ BUDGETS = (1, 2, 4, 8, 16, 32)  # of C0
 EVALUATIONS = 50  # of the network, at most, at matched quality
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = "supported", "refuted", "inconclusive", "not measured"
 NUMBERS_ONLY = "numbers only"
-ONE_SAMPLER = "one sampler an arm is no curve"
+CURVE = 8  # samplers an arm, from 4 to 100 evaluations, whose cost is compared
 OWN = "latents have a tokenizer of their own, and the matching of one code decides"
 
 
@@ -262,10 +262,11 @@ def judge(
         Verdict("H1 capability", NOT_MEASURED, "its tests are run by benchmarks/capabilities.py"),
         Verdict("H2 matched quality", told(quality), "; ".join([says, *missing])),
     ]
-    because = "; ".join(f"log ratio of {name}: {ratio}" for name, ratio in ratios.items())
-    lacks = [OWN] * (not found.shared) + [ONE_SAMPLER] * (min(len(found.tokens.curve), len(found.latents.curve)) < 2)
+    few = min(len(found.tokens.curve), len(found.latents.curve))
+    lacks = [OWN] * (not found.shared) + [f"samplers of an arm: {few}, a verdict wants {CURVE}"] * (few < CURVE)
+    says = [f"log ratio of {name}: {ratio}" for name, ratio in ratios.items()] * (few > 1)
     word = NOT_MEASURED if lacks else sampling_cost(list(ratios.values()))
-    verdicts.append(Verdict("H3 sampling cost", told(word), "; ".join([because, *lacks])))
+    verdicts.append(Verdict("H3 sampling cost", told(word), "; ".join([*says, *lacks])))
     fit = len(scaling.used) >= 4 and scaling.slopes is not None
     absent = [str(multiple) for multiple in BUDGETS if multiple not in found.multiples]
     word = scaling_slope(scaling.slope_difference, scaling.slopes[1].value, scaling.stalls) if fit else INCONCLUSIVE

@@ -194,7 +194,11 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
     best = min(max(share.value for share in row) for row in shares.values())
     text = [
         f"At {found.multiples[-1]} C0. Guidance counts twice, and so do revisions and both halves of a Heun step. "
-        "Seconds include decoding: the median of three runs of the first training seed.",
+        "Seconds include decoding: the median of three runs of the first training seed."
+    ]
+    if min(map(len, shares.values())) < 2:  # no curve
+        return Section("Quality and the cost of sampling", text, [Table(head, rows)])
+    text += [
         f"Cost of 95% of the best P of the weaker arm, which is about {best:.1%}, log(latents / tokens): "
         + "; ".join(f"{name} {ratio}" for name, ratio in ratios.items())
         + ". Above 0, tokens are cheaper.",

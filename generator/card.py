@@ -95,8 +95,9 @@ def facts(model: VideoGenerator) -> dict[str, str]:
     trained = getattr(generator, "trained_for", None)
     tasks = [task for task, about in TASKS.items() if trained is None or set(about.needs) <= set(trained)]
     rate = f" at {clip['fps']:g} frames a second" if clip.get("fps") else ""
+    longer = f", some of {model.window}" if model.window > clip["frames"] else ""
     return {
-        "trained on clips of": f"{clip['frames']} frames of {clip['height']}x{clip['width']}{rate}",
+        "trained on clips of": f"{clip['frames']} frames of {clip['height']}x{clip['width']}{rate}{longer}",
         "latent grid": f"{grid[0]}x{grid[1]}x{grid[2]}, {ft}x{fs}x{fs} compression",
         "tokenizer": f"{part(tokenizer.quantizer)}, {codes}, {size(tokenizer)}",
         "generator": f"{part(generator)}, {size(generator)}, captions by {part(generator.text)}",

@@ -65,12 +65,14 @@ class FrozenTokenizer(L.LightningModule):
 
     @property
     def clip(self) -> dict:
-        """The size of the training clips, see ``vq.pretrained.save``; where some are longer, the longest's frames are
-        the ``window``."""
-        data = self.trainer.datamodule
-        grids = data.train.sizes if isinstance(data.train, TokenCache) else []
-        longest = max([self.tokenizer.pixel_shape(*grid)[0] for grid in grids] or [size[0] for size in data.sizes])
-        return data.clip | ({"window": longest} if longest > data.clip["frames"] else {})
+        """The size of the training clips, see ``vq.pretrained.save``; where some that are as high and as wide are
+        longer, the longest's frames are the ``window``."""
+        data, usual = self.trainer.datamodule, self.trainer.datamodule.clip
+        sizes = data.sizes
+        if isinstance(data.train, TokenCache):
+            sizes = [self.tokenizer.pixel_shape(*grid) for grid in data.train.sizes]
+        long = [t for t, h, w in sizes if h >= usual["height"] and w >= usual["width"] and t > usual["frames"]]
+        return usual | ({"window": max(long)} if long else {})
 
     def codebook(self) -> tuple[int, tuple]:
         """Its size and the tokenizer's digits. ``ValueError`` where there is none."""

@@ -32,7 +32,8 @@ class VideoGenerator:
 
     Args:
         clip: the size that the model was trained at, and its default: frames, height, width, fps; where it knows
-            longer clips, ``window`` are the frames of these, which is how much of a long video is made at once.
+            longer clips, ``window`` are the frames of these, which is how much of a long video is made at once. A model
+            keeps the two apart: ``trained_at`` is both.
         device: where to compute; everything is float32, so that a sample depends on its seed alone, unless
             ``bfloat16`` is called.
     """
@@ -97,7 +98,8 @@ class VideoGenerator:
             mask: of inpaint: bool (t, h, w) or (1, h, w) in pixels, True where to make anew.
             strength, forget: of edit: the share that is forgotten, and which: "unlikely" or "random";
                 None: the unlikely ones, but random ones where the generator knows no likelihoods.
-            window: frames that are made at once, of a longer video; None: what the task is best done with.
+            window: frames that are made at once, of a longer video; None: all, but of the tasks that are made in
+                windows (``Task.windowed``) the model's.
             sampling: see ``generator.filling.Settings``, and ``fill``.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)

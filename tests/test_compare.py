@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import CLIP
+from jsonargparse import ArgumentError, ArgumentParser
 from safetensors.torch import load_file
 
 import compare
@@ -25,6 +26,7 @@ from evaluation import arms
 from evaluation.claims import Found
 from generator.diffusion import SOLVERS
 from generator.pipeline import VideoGenerator
+from generator.training import GeneratorTraining
 from vq import pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -189,10 +191,12 @@ def test_a_whole_comparison(done):
     assert page.seen.count("img") == 2 * 7  # prompts; real, and three budgets of two arms
     assert all(source.startswith("data:image/gif;base64,") for source in page.sources)  # self-contained
     text = (out / "report.md").read_text()
-    assert "NUMBERS ONLY" in text and "SUPPORTED" not in text and "NOT MEASURED" in text
+    assert "NUMBERS ONLY" not in text and "SUPPORTED" not in text and "NOT MEASURED" in text
     assert all((out / link).is_file() for link in re.findall(r"\]\((pictures/[^)]+)\)", text))
     verdicts = json.loads((out / "results.json").read_text())["verdicts"]
-    assert [verdict["word"] for verdict in verdicts].count("not measured") == 4  # H4 wants all six budgets
+    assert [verdict["word"] for verdict in verdicts].count(
+        "not measured"
+    ) == 5  # H3 wants eight samplers an arm, H4 all six budgets
     assert Found.load(out / "found.json").tokens.scaling.shape == (3, 1, 1, 3)
 
 
@@ -425,22 +429,50 @@ def test_several_processes_share_the_work(done, tmp_path, capfd):
         compare.main([*args(tmp_path), "--processes", "2", "--latents.changes", '{"trainer": {"max_epochs": 9}}'])
 
 
-def test_options_of_training_beside_the_recipe(done, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def options(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    options = importlib.import_module("options")
+    return importlib.import_module("options")
+
+
+def test_options_of_training_beside_the_recipe(options, done, tmp_path, capsys):
     shutil.copytree(done / "out", tmp_path / "out")
     before = (tmp_path / "out/tokens/seed0/x4/generator.safetensors").stat().st_mtime_ns
-    options.main([*args(tmp_path), "--options", "[corruption, min-SNR]"])
+    options.main([*args(tmp_path), "--only", "label smoothing/seed0"])
+    record = json.loads((tmp_path / "out/options/label-smoothing/seed0/run.json").read_text())
+    assert record["changes"]["model"]["init_args"]["label_smoothing"] == 0.1
+    trained = (tmp_path / "out/options/label-smoothing/seed0/x4/generator.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    options.main([*args(tmp_path), "--options", "label smoothing", "min-SNR"])
     *_, plain, first, second = capsys.readouterr().out.strip().splitlines()
-    assert plain.startswith("| as it is | ") and first.startswith("| corruption | ") and second.startswith("| min-SNR")
-    assert "points" in first and "points" not in plain
+    assert plain.startswith("| as it is | ") and first.startswith("| label smoothing | ")
+    assert second.startswith("| min-SNR | ") and "points" in second and "points" not in plain
     assert (tmp_path / "out/tokens/seed0/x4/generator.safetensors").stat().st_mtime_ns == before  # found, not trained
-    record = json.loads((tmp_path / "out/options/corruption/seed0/run.json").read_text())
-    assert record["changes"]["model"]["init_args"]["corruption"] == 0.2
-    with pytest.raises(ValueError, match="got nonsense, expected some of as it is, arccos"):
-        options.main([*args(tmp_path), "--options", "[nonsense]"])
-    with pytest.raises(ValueError, match="no token cache: first run compare"):
-        options.main([*args(tmp_path)[:2], "--out", str(tmp_path / "nothing"), "--device", "cpu"])
+    assert (tmp_path / "out/options/label-smoothing/seed0/x4/generator.safetensors").stat().st_mtime_ns == trained
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--options", "nonsense"], "got nonsense, expected some of as it is, arccos"),
+        (["--only", "tokens/seed0"], "--only tokens/seed0: expected one of as it is/seed0"),
+        ([], "has no token cache: first run compare"),
+    ],
+)
+def test_what_is_wrong_with_options_is_told(options, flags, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        options.main([*args(tmp_path), *flags])
+
+
+def test_every_option_is_one_of_the_training(options):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(GeneratorTraining, "model")
+    model = yaml.safe_load((ROOT / "configs/generator/demo.yaml").read_text())["model"]
+    for name, changes in options.OPTIONS.items():
+        built = parser.parse_object({"model": compare.merged(model, {"init_args": changes})})
+        assert bool(changes) == (name != options.PLAIN) and built.model.class_path.endswith("GeneratorTraining")
+    with pytest.raises(ArgumentError):
+        parser.parse_object({"model": compare.merged(model, {"init_args": {"smoothing": 0.1}})})
 
 
 def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):

@@ -212,10 +212,15 @@ def test_long_videos_are_made_in_windows_of_the_longest_training_clips(tokenizer
     assert record["settings"]["window"] == 17 and path.read_bytes() != short.read_bytes()
     (same,) = sample.main(["--from", str(tmp_path / "a.json"), "--out", str(tmp_path / "b.mp4")])
     assert same.read_bytes() == path.read_bytes()
+    assert json.loads((tmp_path / "short.json").read_text())["settings"]["window"] is None
     record["settings"]["window"] = None
     (tmp_path / "old.json").write_text(json.dumps(record))
     (old,) = sample.main(["--from", str(tmp_path / "old.json"), "--out", str(tmp_path / "c.mp4")])
     assert old.read_bytes() == short.read_bytes()
+    run(str(tmp_path / "model"), tmp_path / "text.mp4", "--prompt", "")
+    again = ["--from", str(tmp_path / "text.json"), "--out", str(tmp_path / "d.mp4"), *asked]
+    (other,) = sample.main(again)
+    assert other.read_bytes() == path.read_bytes()  # another task's record says nothing of windows
 
 
 def test_other_flags_override_a_record(model, tmp_path):

@@ -100,7 +100,7 @@ def arm(shares: list[float], curve: list[float], k: int = 3, s: int = 2, n: int 
     scaling, drawn = (
         torch.rand(len(row), k, s, n, generator=rng) < torch.tensor(row)[:, None, None, None] for row in (shares, curve)
     )
-    evaluations = [4.0, 8.0, 16.0, 32.0]
+    evaluations = [4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 50.0, 100.0]
     seconds = {1: [0.1 * e for e in evaluations], 8: [0.02 * e for e in evaluations]}
     return Arm(scaling, drawn, evaluations, seconds, headline=32)
 
@@ -108,8 +108,8 @@ def arm(shares: list[float], curve: list[float], k: int = 3, s: int = 2, n: int 
 MULTIPLES = [1, 2, 4, 8, 16, 32]
 CEILING = torch.rand(256, generator=torch.Generator().manual_seed(1)) < 0.95
 CEILINGS = (CEILING, CEILING)
-GOOD = arm([0.95 - 0.8 * m**-0.5 for m in MULTIPLES], [0.5, 0.8, 0.8, 0.8])
-BAD = arm([0.95 - 0.8 * m**-0.15 for m in MULTIPLES], [0.2, 0.3, 0.5, 0.8])
+GOOD = arm([0.95 - 0.8 * m**-0.5 for m in MULTIPLES], [0.5] + [0.8] * 7)
+BAD = arm([0.95 - 0.8 * m**-0.15 for m in MULTIPLES], [0.2, 0.3, 0.3, 0.5, 0.6, 0.8, 0.8, 0.8])
 
 
 def verdicts(found: Found) -> dict[str, str]:
@@ -131,19 +131,19 @@ def test_what_the_protocol_wants_and_a_run_lacks_gives_no_verdict():
     assert verdicts(found)["H2"] == "not measured"  # untuned
     dear = replace(found, tokens=replace(GOOD, headline=64.0), tuned=True)
     assert verdicts(dear)["H2"] == "not measured"
-    few = replace(found, tokens=arm([0.2] * 6, [0.5] * 4, k=2), latents=arm([0.2] * 6, [0.4] * 4, k=2))
+    few = replace(found, tokens=arm([0.2] * 6, [0.5] * 8, k=2), latents=arm([0.2] * 6, [0.4] * 8, k=2))
     assert {verdicts(few)[claim] for claim in ("H3", "H4")} == {"numbers only"}
 
 
 def test_saturated_budgets_are_left_out_of_both_arms():
-    full = arm([0.95] * 6, [0.5] * 4)
+    full = arm([0.95] * 6, [0.5] * 8)
     found = Found(MULTIPLES, full, BAD, CEILINGS, tuned=True)
     scaling = measure_scaling(found, 1000)
     assert len(scaling.used) < 4 and verdicts(found)["H4"] == "inconclusive"
 
 
 def test_the_share_of_a_single_run_has_wilsons_interval():
-    never = arm([0.0] * 6, [0.0] * 4, k=1, s=1)
+    never = arm([0.0] * 6, [0.0] * 8, k=1, s=1)
     scaling = measure_scaling(Found(MULTIPLES, never, never, (torch.zeros(256, dtype=torch.bool),) * 2), 100)
     assert scaling.shares[0][0].low == 0 < scaling.shares[0][0].high < 0.02
     assert scaling.slopes is None and scaling.used == []  # no error is left to fall
@@ -165,9 +165,13 @@ def test_another_matching_gives_numbers_and_no_verdicts_but_one():
     assert {verdicts(replace(found, shared=False))[claim] for claim in ("H2", "H3", "H4")} == {"not measured"}
 
 
-def test_one_sampler_an_arm_says_nothing_of_the_cost_of_sampling():
-    alone = [replace(one, curve=one.curve[:1], evaluations=one.evaluations[:1]) for one in (GOOD, BAD)]
-    found = Found(MULTIPLES, *(replace(one, seconds={1: [0.1], 8: [0.02]}) for one in alone), CEILINGS, tuned=True)
+@pytest.mark.parametrize("few", [1, 4])
+def test_the_cost_of_sampling_wants_a_whole_curve(few):
+    seconds = {clips: [0.1] * few for clips in (1, 8)}
+    good, bad = (
+        replace(arm, curve=arm.curve[:few], evaluations=arm.evaluations[:few], seconds=seconds) for arm in (GOOD, BAD)
+    )
+    found = Found(MULTIPLES, good, bad, CEILINGS, tuned=True)
     assert verdicts(found)["H3"] == "not measured" and verdicts(found)["H2"] == "supported"
 
 
@@ -182,7 +186,7 @@ def test_verdicts_can_be_computed_again_from_what_was_kept(tmp_path):
 
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
-    a, b, c, d = (arm([share], [share] * 4, k=k) for share in shares)
+    a, b, c, d = (arm([share], [share] * 8, k=k) for share in shares)
     return Found([32], a, d, CEILINGS, bridges=(b.scaling[-1], c.scaling[-1]))
 
 

@@ -16,6 +16,7 @@ from data.tokens import TokenCache
 from data.video import VideoError
 from data.worlds import World
 from data.writing import write_clip
+from generator.frozen import FrozenTokenizer
 from generator.text import ByteText
 from vq import encode, pretrained
 from vq.quantizers import FSQ, Continuous
@@ -102,6 +103,19 @@ def test_clips_of_one_shape_share_shards_and_batches(saved, tmp_path):
     assert sorted(groups(cache)) == [(1, 2, 3)] * 6 + [(3, 2, 3)] * 6
     for batch, _ in zip(StepBatches(groups(cache), 2), range(8), strict=False):
         assert len({tuple(cache[i].tokens.shape) for i in batch}) == 1
+
+
+def test_a_model_knows_the_longest_clips_that_are_as_large_as_the_usual_ones(saved, tokenizer, tmp_path):
+    """Of clips and of their cache alike: its windows are as long."""
+    size = {"buckets": [[5, 16, 24], [17, 8, 8], [9, 16, 32], [1, 32, 32]], "fps": 8, "objects": [1]}
+    data = VideoData(Shapes("train", **size), Shapes("test", **size), num_workers=0)
+    cached = VideoData(encode.encode(str(saved), data, tmp_path / "cache", clips=4), data.val, num_workers=0)
+    for one in (data, cached):
+        training = SimpleNamespace(trainer=SimpleNamespace(datamodule=one), tokenizer=tokenizer)
+        clip = FrozenTokenizer.clip.fget(training)
+        assert clip == {"frames": 5, "height": 16, "width": 24, "fps": 8, "window": 9}
+    alike = SimpleNamespace(trainer=SimpleNamespace(datamodule=shapes()), tokenizer=tokenizer)
+    assert "window" not in FrozenTokenizer.clip.fget(alike)
 
 
 def test_what_is_no_cache_of_this_tokenizer_is_refused(saved, tmp_path):
