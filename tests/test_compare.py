@@ -124,10 +124,11 @@ def test_the_bridges_lie_on_top_of_either_recipe(recipe, monkeypatch):
         assert 2 * (arm.headline.steps + arm.headline.revisions) == 50  # as tokens, and one more than Heun's
 
 
-def test_what_the_trials_of_small_chose_is_a_recipe(monkeypatch):
+@pytest.mark.parametrize("recipe", ["small", "attribution"])
+def test_what_the_trials_chose_is_a_recipe(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
-    overlay = "configs/compare/overlays/small-tuned.yaml"
-    flags = ["-c", "configs/compare/small.yaml", "--out", "out/compare"]
+    overlay = f"configs/compare/overlays/{recipe}-tuned.yaml"
+    flags = ["-c", f"configs/compare/{recipe}.yaml", "--out", "out/compare"]
     plain, tuned = compare.parse(flags)[1], compare.parse([*flags, "-c", overlay])[1]
     assert tuned.tuned() and not plain.tuned()
     for before, after in zip(plain.ends().values(), tuned.ends().values(), strict=True):
@@ -135,6 +136,7 @@ def test_what_the_trials_of_small_chose_is_a_recipe(monkeypatch):
         assert [(s.steps, s.revisions, s.solver) for s in after.curve] == [
             (s.steps, s.revisions, s.solver) for s in before.curve
         ]
+    for after in tuned.arms().values():
         assert after.changes["model"]["init_args"]["learning_rate"] in plain.trials.learning_rate
 
 
