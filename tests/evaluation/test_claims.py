@@ -1,6 +1,7 @@
 """Verdicts follow from intervals, by the rules of docs/hypothesis.md."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from evaluation.claims import (
     measure_attribution,
     measure_cost,
     measure_scaling,
+    points,
     sampling_cost,
     scaling_slope,
     stalls,
@@ -182,6 +184,15 @@ def test_verdicts_can_be_computed_again_from_what_was_kept(tmp_path):
         assert measure_scaling(again, 100) == measure_scaling(found, 100)
         assert measure_cost(again, 100) == measure_cost(found, 100)
         assert measure_attribution(again, 100) == measure_attribution(found, 100) and verdicts(again) == verdicts(found)
+
+
+def test_the_verdict_on_attribution_follows_from_the_hits_that_are_kept():
+    folder = Path(__file__).parents[2] / "docs/comparison/attribution"
+    found, report = Found.load(folder / "found.json"), (folder / "README.md").read_text()
+    attribution = measure_attribution(found)
+    assert discreteness(attribution) == "supported" and found.tokens.scaling.shape[1:] == (6, 2, 128)
+    for effect in (attribution.difference, attribution.code, attribution.corruption, attribution.excess):
+        assert points(effect) in report
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
