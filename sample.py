@@ -134,7 +134,8 @@ def main(args: list[str] | None = None) -> list[Path]:
     how, typed = sampling(options, model), options.prompt
     if options.expand:
         options.prompt = expand(typed, options.expand, options.seed, device)
-    options.window, job = prepare(options, model, fps)
+    job = prepare(options, model, fps)
+    options.window = windows(options, model)[1]
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}
     with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
@@ -242,10 +243,8 @@ def windows(options: argparse.Namespace, model: VideoGenerator) -> tuple[int | N
     return window, None if window == model.clip["frames"] else window
 
 
-def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> tuple[int | None, Job]:
-    """Reads the inputs, at the size of the output; what outpaint and upscale are given keeps its own. Returns the
-    window for the record, and the job."""
-    window, told = windows(options, model)
+def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> Job:
+    """Reads the inputs, at the size of the output; what outpaint and upscale are given keeps its own."""
     given = {axis: getattr(options, axis) for axis in ("frames", "height", "width")}
     size = {axis: model.clip[axis] if asked is None else asked for axis, asked in given.items()}
     frames = size.pop("frames")
@@ -264,7 +263,7 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> t
         clips.append(read_clip(path, frames=wanted, **size, fps=fps)[0])
         if options.task in jobs.IN_PLACE:
             frames = clips[0].shape[1]
-    return told, model.job(
+    return model.job(
         options.task,
         options.prompt,
         clips,
@@ -272,7 +271,7 @@ def prepare(options: argparse.Namespace, model: VideoGenerator, fps: float) -> t
         options.strength,
         options.forget,
         *(getattr(options, axis) for axis in ("frames", "height", "width")),
-        window,
+        windows(options, model)[0],
     )
 
 

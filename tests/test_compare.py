@@ -210,7 +210,7 @@ def test_nothing_is_done_twice(done, monkeypatch):
     monkeypatch.setattr(arms, "draw", refuse)
     before = (done / "out/report.html").read_text()
     assert compare.main(args(done)).read_text() == before
-    with pytest.raises(ValueError, match="a run of other changes: delete it"):
+    with pytest.raises(ValueError, match="a run of other changes: give the recipes"):
         compare.main([*args(done), "--c0", "3e8"])
 
 
@@ -220,7 +220,7 @@ def test_runs_on_other_tokens_are_not_taken_for_these(tmp_path, monkeypatch):
     run = str(ROOT / "configs/generator/demo.yaml"), {}, tmp_path / "run", tmp_path / "run/x1"
     compare.fit(*run, of={"tokens": {"tokenizer": "one"}})
     compare.fit(*run, of={"tokens": {"tokenizer": "one"}})
-    with pytest.raises(ValueError, match="holds a run of other tokens: delete it"):
+    with pytest.raises(ValueError, match="holds a run of other tokens: give the recipes"):
         compare.fit(*run, of={"tokens": {"tokenizer": "another"}})
 
 
@@ -323,7 +323,7 @@ def test_latents_with_a_tokenizer_of_their_own(done, tmp_path):
     assert "not snapped" not in text and "Matching 1" in (done / "out/report.md").read_text()
     with pytest.raises(ValueError, match="bridges are for one code"):
         compare.parse([*flags, "--bridges", json.dumps(BRIDGES)])
-    with pytest.raises(ValueError, match="latents/seed0 holds a run of other tokens: delete it"):
+    with pytest.raises(ValueError, match="latents/seed0 holds a run of other tokens: give the recipes"):
         compare.main(args(tmp_path))
 
 

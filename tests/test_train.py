@@ -204,7 +204,7 @@ def test_many_sizes_in_one_run_resume_in_the_middle_of_an_epoch(tokenizer, tmp_p
         return forward(self, tokens, *args, **named)
 
     monkeypatch.setattr(MaskedGenerator, "forward", remember)
-    buckets = ["--data.train.buckets", "[[5,48,32],[1,32,32],[9,32,32]]", "--data.train.length", "40"]
+    buckets = ["--data.train.buckets", "[[5,32,32],[1,32,32],[9,48,32]]", "--data.train.length", "40"]
     flags = ["--data", str(ROOT / "configs/data/shapes-sizes.yaml"), "--data.val.buckets", "[[9,32,32],[5,48,32]]"]
     flags += [*buckets, "--data.num_workers", "0", "--data.val_clips", "4", "--data.token_budget", "100"]
     flags += ["--model.tokenizer", str(tokenizer), *TINY_GENERATOR, "--checkpoint.every_n_train_steps", "3"]
