@@ -113,12 +113,15 @@ class Scaling:
 @dataclass(frozen=True)
 class Attribution:
     """What H5 is about, of P at the largest budget: tokens minus latents; what of it the code does, and what the
-    corruption does, whatever the other is; and by how much the former is larger, whatever their signs."""
+    corruption does, whatever the other is; by how much the former is larger, whatever their signs; and masks minus
+    noise of tokens alone and of latents alone, whose mean the effect of the corruption is."""
 
     difference: Interval
     code: Interval
     corruption: Interval
     excess: Interval
+    tokens: Interval
+    latents: Interval
 
 
 def matched_quality(difference: Interval) -> str:
@@ -228,7 +231,7 @@ def measure_attribution(found: Found, resamples: int = 10_000) -> Attribution | 
     def effects(p: Tensor) -> tuple[Tensor, ...]:
         a, d, b, c = p
         code, corruption = ((a - c) + (b - d)) / 2, ((a - b) + (c - d)) / 2
-        return a - d, code, corruption, code.abs() - corruption.abs()
+        return a - d, code, corruption, code.abs() - corruption.abs(), a - b, c - d
 
     return Attribution(*(interval(m.item(), r) for m, r in zip(effects(means), effects(drawn), strict=True)))
 

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from data.video import Example, to_uint8
 from evaluation.arms import TOLD, Sampling, Score
-from evaluation.bootstrap import Interval, interval, resample
+from evaluation.bootstrap import Interval, resample
 from evaluation.claims import Arm, Attribution, Found, Scaling, Verdict, points, share_intervals
 from evaluation.curves import power_law
 from evaluation.plots import Line, Plot
@@ -159,7 +158,8 @@ def attribution_section(found: Found, attribution: Attribution) -> Section:
         ("effect of the code: tokens minus latents, mean over masks and noise", points(attribution.code)),
         ("effect of the corruption: masks minus noise, mean over tokens and latents", points(attribution.corruption)),
         ("size of the former minus size of the latter", points(attribution.excess)),
-        *((f"masks minus noise, of {name} alone", points(gap)) for name, gap in zip(NAMES, within(cells), strict=True)),
+        ("masks minus noise, of tokens alone", points(attribution.tokens)),
+        ("masks minus noise, of latents alone", points(attribution.latents)),
     ]
     text = [
         f"P at {found.multiples[-1]} C0. Noisy tokens are replaced by others drawn evenly; masked latents are drawn "
@@ -169,13 +169,6 @@ def attribution_section(found: Found, attribution: Attribution) -> Section:
     ]
     tables = [Table(("", "masked", "noisy"), squares), Table(("", "difference"), effects)]
     return Section("Is it the code, or the corruption?", text, tables)
-
-
-def within(cells: Sequence[Tensor]) -> list[Interval]:
-    """Masks minus noise, of tokens and of latents; hits (k, s, n) of masked and noisy tokens and latents."""
-    a, b, c, d = torch.cat(resample([hits[None] for hits in cells]))
-    means = [hits.float().mean().item() for hits in cells]
-    return [interval(means[0] - means[1], a - b), interval(means[2] - means[3], c - d)]
 
 
 def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Sequence[Sampling]]) -> Section:

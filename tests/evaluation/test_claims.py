@@ -84,7 +84,7 @@ def test_scaling_slope(difference, stalled, word):
 )
 def test_discreteness(difference, excess, word):
     nothing = between(0, 0)
-    assert discreteness(Attribution(between(*difference), nothing, nothing, between(*excess))) == word
+    assert discreteness(Attribution(between(*difference), nothing, nothing, between(*excess), nothing, nothing)) == word
 
 
 def test_stalls_are_counted_where_the_twin_improves():
@@ -191,8 +191,7 @@ def test_the_verdict_on_attribution_follows_from_the_hits_that_are_kept():
     found, report = Found.load(folder / "found.json"), (folder / "README.md").read_text()
     attribution = measure_attribution(found)
     assert discreteness(attribution) == "supported" and found.tokens.scaling.shape[1:] == (6, 2, 128)
-    for effect in (attribution.difference, attribution.code, attribution.corruption, attribution.excess):
-        assert points(effect) in report
+    assert all(points(effect) in report for effect in vars(attribution).values())
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
