@@ -29,11 +29,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
-from drift import extended, window
+from drift import window
 from tasks import fitting, middle, recolourable, recoloured, still, through
 
 from data.commands import run
 from data.shapes import Shapes
+from data.transitions import then
 from data.video import Example
 from evaluation.arms import keep, right
 from evaluation.capabilities import Capability, judge_capabilities
@@ -173,11 +174,11 @@ def cases(model: VideoGenerator, count: int) -> dict[str, Callable[[], Iterator[
         return (whole(e, [e.clip[:, :1], e.clip[:, -1 - ft :]], frames=t) for e in drawn(t))
 
     def connect() -> Iterator[Case]:
-        """No text says what is between the two."""
+        """What is between the two is right if its seams are: no clip is what it should show."""
         frames = t + t // 2 // ft * ft
         examples = drawn(frames)
         for a, b in zip(examples, examples[1:] + examples[:1], strict=True):
-            yield Case(a.text, a.clip, [], [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
+            yield Case(then(a.text, b.text), a.clip, [], [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
 
     def inpaint() -> Iterator[Case]:
         mask = torch.zeros(1, h, w, dtype=torch.bool)
@@ -253,23 +254,19 @@ def run_task(model: Watched, name: str, given: list[Case], fps: float) -> dict:
 def run_drifts(model: VideoGenerator, count: int) -> dict:
     """Slopes a second of contrast and saturation, of clips that are extended ten times and of real ones as long."""
     begun, fps = model.clip["frames"], model.clip["fps"]
-    size = window(model.tokenizer.latent_shape(*(model.clip[axis] for axis in ("frames", "height", "width")))[0])
+    size = window(model.tokenizer.latent_shape(model.window, model.clip["height"], model.clip["width"])[0])
     new = (size - size // 2) * model.tokenizer.time_compression
     shapes = Shapes("test", objects=[1], seed=SEED, **model.clip | {"frames": begun + EXTENSIONS * new})
     found = {f"{arm} {name}": [] for arm in ("made", "real") for name in ("contrast", "saturation")}
-    for start in range(0, count, 16):
-        examples = [shapes[i] for i in range(start, min(start + 16, count))]
-        real = torch.stack([e.clip for e in examples])
-        tokens = extended(model, model.encode(real[:, :, :begun]), [e.text for e in examples], EXTENSIONS, anew=False)
-        for arm, video in (("made", model.decode(tokens)), ("real", real)):
-            looks = {
-                "contrast": video.std((1, 3, 4)),
-                "saturation": (video.amax(1) - video.amin(1)).mean((2, 3)),
-            }
-            for name, rows in looks.items():
-                seconds = torch.arange(rows.shape[1]) / fps
+    for seed in tqdm(range(count), desc=DRIFTS, leave=False):
+        real = shapes[seed]
+        job = {"task": "extend", "inputs": [real.clip[:, :begun]], "frames": real.clip.shape[1], "seed": seed}
+        for arm, video in (("made", model(real.text, **job)[0]), ("real", real.clip)):
+            looks = {"contrast": video.std((0, 2, 3)), "saturation": (video.amax(0) - video.amin(0)).mean((1, 2))}
+            for name, row in looks.items():
+                seconds = torch.arange(len(row)) / fps
                 seconds = seconds - seconds.mean()
-                found[f"{arm} {name}"] += ((rows * seconds).sum(1) / seconds.square().sum()).tolist()
+                found[f"{arm} {name}"].append(((row * seconds).sum() / seconds.square().sum()).item())
     return found
 
 

@@ -418,11 +418,26 @@ class Shapes(torch.utils.data.Dataset):
         return self.sizes[index % self.length % len(self.sizes)]
 
     def __getitem__(self, index: int) -> Example:
+        return self._shown(index, *self._drawn(index))
+
+    def retold(self, index: int) -> Example:
+        """The same scene with its first thing in another colour, drawn by (seed, split, index), in words of its own."""
+        scene, rng = self._drawn(index)
+        thing, taken = scene.things[0], {other.colour for other in scene.things}
+        others = [replace(thing, colour=colour) for colour in COLOURS if colour not in taken]
+        alike = [other for other in others if held_out(other) == held_out(thing)] or others
+        return self._shown(index, replace(scene, things=(_pick(rng, alike), *scene.things[1:])), rng)
+
+    def _drawn(self, index: int) -> tuple[Scene, np.random.Generator]:
+        """A scene, and what its caption is drawn with."""
         if index < 0:
             raise IndexError(f"got the index {index}, expected 0 or more")
-        frames, height, width = self.shape_of(index)
+        height, width = self.shape_of(index)[1:]
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
-        scene = draw_scene(rng, _pick(rng, self.objects), height, width, self.split == "heldout")
+        return draw_scene(rng, _pick(rng, self.objects), height, width, self.split == "heldout"), rng
+
+    def _shown(self, index: int, scene: Scene, rng: np.random.Generator) -> Example:
+        frames, height, width = self.shape_of(index)
         attributes, moving = scene.attributes(), frames > 1
         if not moving:
             unseen = dict.fromkeys(("motion", "direction", "speed"))

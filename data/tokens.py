@@ -29,7 +29,8 @@ class CacheInfo:
     ``tokenizer`` is what ``vq.pretrained.code_of`` says of it: tokens of another one mean something else. A
     ``codebook_size`` of 0 means latents without tokens. ``text`` is the configuration of the encoder of the captions,
     where they are encoded; ``actions`` are the names of a game's; ``tails`` says how the ends were drawn that were
-    encoded by themselves; ``data`` tells data sets apart, by some of the clips.
+    encoded by themselves, and ``transitions`` how clips become others; ``data`` tells data sets apart, by some of the
+    clips.
     """
 
     tokenizer: str
@@ -44,6 +45,7 @@ class CacheInfo:
     actions: list[str] | None = None
     tails: dict | None = None
     data: str | None = None
+    transitions: list[dict] | None = None
 
 
 class TokenCache(torch.utils.data.Dataset):
@@ -63,6 +65,7 @@ class TokenCache(torch.utils.data.Dataset):
             raise VideoError(f"{folder}: holds no {HEADER}: expected a folder that python -m vq.encode has written")
         self.frames, self.height, self.width = self.info.frames, self.info.height, self.info.width
         self.fps, self.tokenizer, self.actions = self.info.fps, self.info.tokenizer, self.info.actions
+        self.transitions = self.info.transitions or []
         self.shards, self.captions, self.places, self.lengths = [], [], [], []
         for captions in sorted(self.folder.glob("*.jsonl")):
             lines = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]

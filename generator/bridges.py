@@ -10,7 +10,7 @@ from torch import Tensor
 from data.module import Batch
 from generator.backbone import TextMemory, VideoTransformer
 from generator.diffusion import logit_normal
-from generator.frozen import FrozenTokenizer, LatentTraining
+from generator.frozen import FrozenTokenizer, LatentTraining, Span
 from generator.masked_latents import MaskedLatentsGenerator, masked_latents_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks, with_tails
 from generator.text import TextEncoder
@@ -47,16 +47,14 @@ class UniformTraining(FrozenTokenizer):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        tokens, frames = self._piece(self._tokens(batch), rng, axis=1)
+        tokens, span = self._piece(self._tokens(batch), rng, axis=1)
         b, grid = len(tokens), tuple(tokens.shape[1:])
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # levels spread evenly over the batch (shifted by one draw) have less variance than independent ones
         level = self.schedule((torch.rand((), generator=rng) + torch.arange(b) / b) % 1)
-        tails = self._tails(batch, grid[0])
+        tails = self._tails(batch, span)
         known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture, tails)
-        loss, logs = self._loss(
-            tokens, known, level, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
-        )
+        loss, logs = self._loss(tokens, known, level, rng, self._told(batch, drop, span), span.middle, batch.fps)
         return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -64,7 +62,7 @@ class UniformTraining(FrozenTokenizer):
         rng = torch.Generator().manual_seed(batch_idx)
         tokens = self._tokens(batch)
         level = self.schedule(torch.arange(len(tokens)) / len(tokens))
-        known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, tokens.shape[1]))
+        known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, Span.whole(tokens.shape[1])))
         loss, logs = self._loss(tokens, known, level, rng, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, len(tokens))
 
@@ -119,15 +117,13 @@ class MaskedLatentsTraining(LatentTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        latents, frames = self._piece(self._latents(batch), rng, axis=2)
+        latents, span = self._piece(self._latents(batch), rng, axis=2)
         cells = torch.zeros(len(latents), *latents.shape[2:], dtype=torch.long)
         drop = torch.rand(len(latents), generator=rng) < self.text_dropout
-        tails = self._tails(batch, cells.shape[1])
+        tails = self._tails(batch, span)
         where = draw_puzzle(cells, self.generator.mask_id, rng, self.schedule, self.mixture, tails=tails).asked
         time = self.draw_times(int(where.sum()), rng)
-        loss, logs = self._loss(
-            latents, where, time, rng, self._told(batch, drop, frames), bool(frames.start), batch.fps
-        )
+        loss, logs = self._loss(latents, where, time, rng, self._told(batch, drop, span), span.middle, batch.fps)
         return self._report("train", loss, logs)
 
     def draw_times(self, cells: int, rng: torch.Generator) -> Tensor:
@@ -140,7 +136,7 @@ class MaskedLatentsTraining(LatentTraining):
         latents = self._latents(batch)
         b = len(latents)
         known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
-        known = with_tails(known, self._tails(batch, latents.shape[2]))
+        known = with_tails(known, self._tails(batch, Span.whole(latents.shape[2])))
         where = random_masks(known.shape, self.schedule(torch.arange(b) / b), rng, known)
         time = self.TIMES[:, None].expand(-1, int(where.sum()))
         loss, logs = self._loss(latents, where, time, rng, self._told(batch), fps=batch.fps)

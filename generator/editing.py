@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.transitions import then
 from generator import tasks
 from generator.draws import Draws
 from generator.tasks import Canvas
@@ -76,8 +77,10 @@ def interpolate(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
 
 
 def connect(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
+    """A model that has seen transitions makes one; another is shown how one picture takes the other's place."""
     start, end = whole(model, job.clips[0]), whole(model, job.clips[1], end=True)
-    return fill(tasks.connect(model.encode(start), model.encode_middle(end), job.grid, model.mask_id))
+    wipe = not knows_transitions(model)
+    return fill(tasks.connect(model.encode(start), model.encode_middle(end), job.grid, model.mask_id, wipe))
 
 
 def inpaint(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
@@ -108,11 +111,15 @@ def edit(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
 
 
 def story(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
-    """A prompt after the other, each for as long: its windows begin with the last tokens of the one before."""
-    canvas = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds))
+    """A prompt after the other, each for as long: its windows begin with the last tokens of the one before.
+
+    A model that has seen transitions is told both: "this, then that".
+    """
+    canvas, before = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds)), ""
     for i, text in enumerate(job.story):
         stop = round((i + 1) * job.grid[0] / len(job.story))
-        canvas = canvas.filled(0, fill(canvas.span(0, stop), texts=[text] * len(fill.seeds), turn=i))
+        told = then(before, text) if knows_transitions(model) else text
+        canvas, before = canvas.filled(0, fill(canvas.span(0, stop), [told] * len(fill.seeds), turn=i)), text
     return canvas.tokens
 
 
@@ -149,7 +156,7 @@ TASKS: dict[str, Task] = {
         loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, prompt=True
     ),
     "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
-    "connect": Task(connect, "from one --input into another, which comes in from the right", 2, ("ends",), True),
+    "connect": Task(connect, "from one --input into another", 2, ("ends",), True),
     "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
     "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
     "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),
@@ -158,6 +165,10 @@ TASKS: dict[str, Task] = {
     ),
     "upscale": Task(upscale, "enlarges --input, by a model that is trained for nothing else", 1, ("draft",), True),
 }
+
+
+def knows_transitions(model: "VideoGenerator") -> bool:
+    return "transitions" in getattr(model.generator, "trained_for", ())
 
 
 def whole(model: "VideoGenerator", clip: Tensor, end: bool = False) -> Tensor:

@@ -1,5 +1,7 @@
 """What all trainings of generators have in common: a frozen tokenizer, told captions, draws by seed and step."""
 
+from typing import NamedTuple
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -16,6 +18,23 @@ from vq.hardware import check_compiler
 from vq.training import check_start
 
 
+class Span(NamedTuple):
+    """The latent frames from ``first`` to ``last`` of a clip that has ``length``."""
+
+    first: int
+    last: int
+    length: int
+
+    @classmethod
+    def whole(cls, length: int) -> "Span":
+        return cls(0, length, length)
+
+    @property
+    def middle(self) -> bool:
+        """Whether the first latent frame, which stands for one frame only, is not in it."""
+        return self.first > 0
+
+
 class FrozenTokenizer(L.LightningModule):
     """Base of all: the ``tokenizer`` stays as it is, draws depend on ``seed`` and step alone, checkpoints hold all.
 
@@ -28,8 +47,9 @@ class FrozenTokenizer(L.LightningModule):
             particular.
         text_dropout: share of the captions replaced by the null text, for guidance.
         image_share: share of the steps that see only first frames: images, in the same model.
-        middle_share: share of the steps without the first latent frame, on a piece from the middle of a video: for
-            what follows, precedes or closes the circle.
+        middle_share: share of the steps on a piece from the middle of a video: for what follows, precedes or closes
+            the circle. It is the clip without its first latent frame, or of a longer clip than usual as often a piece
+            from anywhere in it, as long as that of a clip of the usual length or of one between.
         seed: of all that is drawn; each step has its own generator, so a resumed run draws the same, and images and
             dropped captions are those of every kind of generator that is trained with the same seed.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
@@ -100,6 +120,9 @@ class FrozenTokenizer(L.LightningModule):
         if self.compiled:
             check_compiler(self.device)
             self.generator.backbone.compile()
+        if getattr(self.trainer.datamodule.train, "transitions", None):
+            names = tuple(dict.fromkeys((*self.generator.trained_for, "transitions")))
+            self.generator.trained_for, self.generator.config["init_args"]["trained_for"] = names, list(names)
         for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):
             if isinstance(dataset, TokenCache) and dataset.tokenizer != pretrained.code_of(self.tokenizer):
                 raise ValueError(
@@ -123,32 +146,51 @@ class FrozenTokenizer(L.LightningModule):
     def _tokens(self, batch: Batch) -> Tensor:
         return self.tokenizer.quantize(batch.video, batch.tails).tokens if batch.tokens is None else batch.tokens
 
-    def _tails(self, batch: Batch, length: int) -> Tensor | None:
-        """Which of the last ``length`` latent frames of clips are known ends, bool (b, length) on the CPU."""
+    def _tails(self, batch: Batch, span: Span) -> Tensor | None:
+        """Which latent frames of a span of clips are known ends, bool (b, t) on the CPU."""
         if batch.tails is None:
             return None
         known = torch.tensor([self.tokenizer.tail_length(frames) for frames in batch.tails.tolist()])
-        return torch.arange(length) >= length - known[:, None]
+        return torch.arange(span.first, span.last) >= span.length - known[:, None]
 
-    def _told(self, batch: Batch, drop: Tensor | None = None, frames: slice = slice(None)) -> TextMemory:
+    def _told(self, batch: Batch, drop: Tensor | None = None, span: Span | None = None) -> TextMemory:
         """The captions, or out of a cache what a text encoder has made of them, as the transformer sees them, and the
-        actions of these frames of the clips."""
-        actions = None if self.generator.actions is None else batch.actions[:, frames]
-        told = {"actions": actions, "middle": bool(frames.start)}
+        actions that lead to a span of the clips; None: to all of them."""
+        actions = None if self.generator.actions is None else batch.actions
+        if actions is not None and span is not None:
+            actions = actions[:, self.generator.actions.span(span.first, span.last)]
+        told = {"actions": actions, "middle": span is not None and span.middle}
         if batch.words is None:
             return self.generator.read(batch.text, drop, **told)
         places = torch.arange(batch.words.shape[1], device=batch.words.device)
         return self.generator.read(Text(batch.words, places < batch.word_counts[:, None]), drop, **told)
 
-    def _piece(self, grid: Tensor, rng: torch.Generator, axis: int) -> tuple[Tensor, slice]:
+    def _piece(self, grid: Tensor, rng: torch.Generator, axis: int) -> tuple[Tensor, Span]:
         """Of tokens or latents, whose latent frames lie along ``axis``: most often all of them, else the first, an
-        image, or all but the first, a piece from the middle of a video; and which frames of the clip these are."""
-        drawn, length = torch.rand((), generator=rng), grid.shape[axis]
+        image, or a piece from the middle; and which these are."""
+        span = self._span(grid.shape[axis], rng)
+        return grid.narrow(axis, span.first, span.last - span.first), span
+
+    def _span(self, length: int, rng: torch.Generator) -> Span:
+        drawn = torch.rand((), generator=rng)
         if drawn < self.image_share:
-            return grid.narrow(axis, 0, 1), slice(1)
+            return Span(0, 1, length)
         if drawn < self.image_share + self.middle_share and length > 1:
-            return grid.narrow(axis, 1, length - 1), slice(1, None)
-        return grid, slice(None)
+            lengths = [shorter - 1 for shorter in self._lengths() if 1 < shorter < length] + [length - 1]
+            size = lengths[int(torch.randint(len(lengths), (), generator=rng)) if len(lengths) > 1 else 0]
+            start = 1 + (int(torch.randint(length - size, (), generator=rng)) if size < length - 1 else 0)
+            return Span(start, start + size, length)
+        return Span.whole(length)
+
+    def _lengths(self) -> list[int]:
+        """Latent frames of the training clips, of the usual ones and of those that are longer."""
+        data = self.trainer.datamodule
+        usual = self.tokenizer.latent_shape(*(data.clip[axis] for axis in ("frames", "height", "width")))[0]
+        if isinstance(data.train, TokenCache):
+            lengths = {grid[0] for grid in data.train.sizes}
+        else:
+            lengths = {self.tokenizer.latent_shape(*size)[0] for size in data.sizes}
+        return sorted(length for length in lengths if length >= usual)
 
     @property
     def asked_share(self) -> float:

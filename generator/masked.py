@@ -44,8 +44,9 @@ class TokenGenerator(Configurable, nn.Module):
         digits: how a token splits, least significant first, and each digit into the sizes of its parts, as in
             ``((8, 5, 5, 5), (8, 5, 5, 5))``; the product of all is K. None: not at all.
         patch_size: p x p cells of a frame share a position of the transformer.
-        trained_for: the conditionings (``generator.conditioning``) that it has seen in training, and "middle" if it
-            has seen pieces from the middle of a video. Kept for those who use it; nothing is computed from it.
+        trained_for: the conditionings (``generator.conditioning``) that it has seen in training, "middle" if it has
+            seen pieces from the middle of a video, "transitions" if clips that become others (``data.transitions``).
+            Kept for those who use it; nothing is computed from it.
         actions: of a game, that it is told; None: of no game.
         upscale: how many times as large as the clip that it is given is the one that an upscaler makes. It is told a
             draft, the tokens of the former enlarged (``generator.upscaling``). 1: no upscaler.

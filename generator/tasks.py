@@ -113,11 +113,12 @@ def interpolate(start: Tensor, end: Tensor, grid: Grid, mask_id: int) -> Canvas:
     return extend_back(end, grid, mask_id).filled(0, extend(start, grid, mask_id).tokens[:, : start.shape[1]])
 
 
-def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int) -> Canvas:
-    """Begins as ``a`` and ends as ``b``, tokens (1, t, h, w); where both last, b takes the place of a from the right.
+def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int, wipe: bool = True) -> Canvas:
+    """Begins as ``a`` and ends as ``b``, tokens (1, t, h, w). Where both last nothing is known, or with ``wipe``, b
+    takes the place of a from the right.
 
-    At the share x of the way (1 - x)^2 of a frame's columns are a's and x^2 are b's; the band between them, half of the
-    frame in the middle, is unknown, and has to reconcile the two.
+    Then at the share x of the way (1 - x)^2 of a frame's columns are a's and x^2 are b's; the band between them, half
+    of the frame in the middle, is unknown, and has to reconcile the two.
     """
     t, first, last = grid[0], a.shape[1], grid[0] - b.shape[1]  # b begins at ``last``
     if not 0 < last <= t - 1 or first >= t or a.shape[2:] != b.shape[2:] or first == last:
@@ -127,9 +128,11 @@ def connect(a: Tensor, b: Tensor, grid: Grid, mask_id: int) -> Canvas:
         )
     canvas = text2video(grid, mask_id)
     index = torch.arange(t).view(1, t, 1, 1)
-    x = ((index - last + 1) / (first - last + 1)).clamp(0, 1) if first > last else (index >= last).float()
-    share = ((torch.arange(grid[2]) + 0.5) / grid[2]).expand(1, *grid)  # of the way to the right
-    from_a, from_b = (share < (1 - x) ** 2) & (index < first), (share >= 1 - x**2) & (index >= last)
+    from_a, from_b = (known.expand(1, *grid) for known in (index < min(first, last), index >= max(first, last)))
+    if wipe and first > last:
+        x = ((index - last + 1) / (first - last + 1)).clamp(0, 1)
+        share = ((torch.arange(grid[2]) + 0.5) / grid[2]).expand(1, *grid)  # of the way to the right
+        from_a, from_b = (share < (1 - x) ** 2) & (index < first), (share >= 1 - x**2) & (index >= last)
     tokens = torch.where(from_a, canvas.filled(0, a).tokens, canvas.filled(last, b).tokens)
     known = from_a | from_b
     return Canvas(tokens.masked_fill(~known, mask_id), known, mask_id)

@@ -14,7 +14,7 @@ from data.tokens import TokenCache
 from generator.actions import Actions
 from generator.backbone import VideoTransformer
 from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
-from generator.frozen import FrozenTokenizer, LatentTraining
+from generator.frozen import FrozenTokenizer, LatentTraining, Span
 from generator.masked import MaskedGenerator, masked_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks, with_tails
 from generator.text import TextEncoder
@@ -90,17 +90,17 @@ class GeneratorTraining(FrozenTokenizer):
         tokens = self._tokens(batch)
         draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
         grids = torch.stack([tokens] if draft is None else [tokens, draft])
-        grids, frames = self._piece(grids, rng, axis=2)
+        grids, span = self._piece(grids, rng, axis=2)
         tokens, draft = grids[0], draft if draft is None else grids[1]
         drop = torch.rand(len(tokens), generator=rng) < self.text_dropout
-        tails = self._tails(batch, tokens.shape[1])
+        tails = self._tails(batch, span)
         puzzle = draw_puzzle(tokens, self.generator.mask_id, rng, self.schedule, tails=tails, **self.puzzles)
-        told, untold = self._told(batch, drop, frames), None
+        told, untold = self._told(batch, drop, span), None
         if most := self.generator.backbone.most_guidance:
             share = 1 / most + (1 - 1 / most) * torch.rand(len(tokens), generator=rng)  # one over the scale
             told = replace(told, guidance=(1 / share).masked_fill(drop, 1.0).to(self.device))
             with torch.no_grad():
-                untold = self._told(batch, torch.ones_like(drop), frames)
+                untold = self._told(batch, torch.ones_like(drop), span)
         loss, logs = masked_loss(
             self.generator,
             tokens,
@@ -109,7 +109,7 @@ class GeneratorTraining(FrozenTokenizer):
             self.label_smoothing,
             puzzle.shown,
             puzzle.weights,
-            bool(frames.start),
+            span.middle,
             batch.fps,
             draft,
             untold=untold,
@@ -121,7 +121,7 @@ class GeneratorTraining(FrozenTokenizer):
         rng = torch.Generator().manual_seed(batch_idx)
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
-        known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, tokens.shape[1]))
+        known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, Span.whole(tokens.shape[1])))
         mask = random_masks(tokens.shape, self.schedule(u), rng, known).to(tokens.device)
         draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
         loss, logs = masked_loss(self.generator, tokens, mask, self._told(batch), fps=batch.fps, draft=draft)
@@ -180,18 +180,18 @@ class DiffusionTraining(LatentTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
-        latents, frames = self._piece(self._latents(batch), rng, axis=2)
+        latents, span = self._piece(self._latents(batch), rng, axis=2)
         b, grid = len(latents), tuple(latents.shape[2:])
         drop = torch.rand(b, generator=rng) < self.text_dropout
         # times spread evenly over the batch (shifted by one draw) have less variance than independent ones
         u = (torch.rand((), generator=rng) + torch.arange(b) / b) % 1
-        tails = self._tails(batch, grid[0])
+        tails = self._tails(batch, span)
         known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture, tails)
         noise = torch.randn(latents.shape, generator=rng)
         time = logit_normal(u, self.generator.shift)
         drawn = (x.to(self.device) for x in (known, time, noise))
-        told = self._told(batch, drop, frames)
-        loss, logs = flow_loss(self.generator, latents, *drawn, told, bool(frames.start), batch.fps)
+        told = self._told(batch, drop, span)
+        loss, logs = flow_loss(self.generator, latents, *drawn, told, span.middle, batch.fps)
         return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -200,7 +200,7 @@ class DiffusionTraining(LatentTraining):
         latents = self._latents(batch)
         b = len(latents)
         known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
-        known = with_tails(known, self._tails(batch, latents.shape[2]))
+        known = with_tails(known, self._tails(batch, Span.whole(latents.shape[2])))
         time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
         drawn = (x.to(self.device) for x in (known, time, noise))
         loss, logs = flow_loss(self.generator, latents, *drawn, self._told(batch), fps=batch.fps)

@@ -19,6 +19,7 @@ from data.worlds import World
 from data.writing import write_clip
 from generator import bridges, training
 from generator.backbone import VideoTransformer
+from generator.frozen import Span
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
 from generator.text import ByteText
@@ -115,7 +116,7 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
         flags += ["--model.tokenizer", str(ROOT / "models/emoji"), "--model.encoder", str(ROOT / "models/emoji")]
     if recipe.match("vq/demo-64.yaml") or recipe.match("vq/showcase.yaml"):
         flags += ["--model.tokenizer", str(tokenizer)]
-    if any(recipe.match(name) for name in ("generator/showcase-*.yaml", "vq/showcase-further.yaml")):
+    if any(recipe.match(name) for name in ("generator/showcase-*.yaml", "vq/showcase-[ft]*.yaml")):
         flags += ["--model.start", str(ROOT / "models/showcase")]
     if any(recipe.match(f"generator/{name}.yaml") for name in ("*demo", "showcase*", "emoji")):
         flags += on_tokens
@@ -262,6 +263,41 @@ def test_all_steps_on_pieces_of_the_middle_train(on_tokens, tmp_path, monkeypatc
     flags = [*shares, "--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"]
     fit(ROOT / "configs/generator/demo.yaml", tmp_path, *on_tokens, *flags, "--trainer.max_steps", "2")
     assert seen == [(True, 2)] * 2  # of the three latent frames
+
+
+def test_pieces_of_long_clips_are_of_all_lengths_and_from_anywhere(tokenizer, tmp_path, monkeypatch):
+    """And a model of clips that become others says so. All tails are where they were, or gone."""
+    seen, made = [], training.GeneratorTraining
+    piece, tails = made._piece, made._tails
+
+    def remember(self, grid, rng, axis):
+        part, span = piece(self, grid, rng, axis)
+        assert torch.equal(part, grid[(slice(None),) * axis + (slice(span.first, span.last),)])
+        seen.append(span)
+        return part, span
+
+    def check(self, batch, span):
+        found, whole = tails(self, batch, span), tails(self, batch, Span.whole(span.length))
+        assert found is None if whole is None else torch.equal(found, whole[:, span.first : span.last])
+        return found
+
+    monkeypatch.setattr(made, "_piece", remember)
+    monkeypatch.setattr(made, "_tails", check)
+    data = tmp_path / "data.yaml"
+    clips = {"class_path": "data.shapes.Shapes", "init_args": {"buckets": [[9, 16, 16], [5, 16, 16], [17, 16, 16]]}}
+    for kind, given in (("transitions.Transitions", {"frames": [2, 4]}), ("tails.Tails", {"share": 1.0})):
+        clips = {"class_path": f"data.{kind}", "init_args": {"dataset": clips} | given}
+    val = {"class_path": "data.shapes.Shapes", "init_args": {"split": "test", "frames": 9, "height": 16, "width": 16}}
+    loader = {"batch_size": 1, "val_clips": 1, "num_workers": 0}
+    data.write_text(yaml.safe_dump({"train": clips, "val": val} | loader))
+    shares = ["--model.middle_share", "1", "--model.image_share", "0", "--trainer.num_sanity_val_steps", "0"]
+    flags = ["--data", str(data), "--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *shares]
+    fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *flags, *two(40))
+    assert {(span.first, span.last) for span in seen if span.length == 3} == {(1, 3)}
+    assert {(span.first, span.last) for span in seen if span.length == 2} == {(1, 2)}
+    assert {(span.first, span.last) for span in seen if span.length == 5} == {(1, 5), (1, 3), (2, 4), (3, 5)}
+    model = VideoGenerator.from_pretrained(tmp_path / "model").generator
+    assert model.trained_for == ("text", "middle", "transitions")
 
 
 def upscaling(tokenizer, *args) -> list[str]:

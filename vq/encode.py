@@ -98,6 +98,7 @@ def encode(
         "text": None if text is None else text.config,
         "actions": games and list(games),
         "tails": getattr(dataset, "tails", None),
+        "transitions": getattr(dataset, "transitions", None),
         "data": looks_of(dataset, clips),
     }
     begin(out, CacheInfo(pretrained.code_of(model), model.codebook_size, clips, **size, **about))

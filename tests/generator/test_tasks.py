@@ -161,6 +161,22 @@ def test_connect_of_two_clips_overlaps_by_half_of_the_shorter(model):
     assert torch.equal(made[:, -1:], model.encode_middle(b[None])[:, -1:])
 
 
+def test_a_model_that_has_seen_transitions_makes_one_where_both_clips_last(model):
+    a, b = torch.zeros(1, 9, 16, 16, dtype=torch.long), torch.ones(1, 8, 16, 16, dtype=torch.long)
+    apart = a[:, :3], b[:, :3], [0] * 3 + [None] * 6 + [1] * 3
+    for one, other, known in ((a, b, [0] * 4 + [None] * 5 + [1] * 3), apart):
+        canvas = tasks.connect(one, other, (12, 16, 16), K, wipe=False)
+        for frame, value in enumerate(known):
+            assert (canvas.tokens[0, frame] == (K if value is None else value)).all()
+            assert canvas.known[0, frame].all() if value is not None else not canvas.known[0, frame].any()
+    filled, fill = [], model.fill
+    model.fill = lambda canvas, *told, **named: filled.append(canvas) or fill(canvas, *told, **named)
+    for trained in (("ends",), ("ends", "transitions")):
+        model.generator.trained_for = trained
+        tokens_of(model, "connect", [clip(9, 1), clip(9, 2)], frames=13)
+    assert [canvas.known[0, 2].any().item() for canvas in filled] == [True, False]
+
+
 def moving_mask():
     mask = torch.zeros(9, 16, 24, dtype=torch.bool)
     for i in range(9):
@@ -243,6 +259,10 @@ def test_a_story_is_told_prompt_by_prompt_at_a_constant_window(model):
     assert list(dict.fromkeys(told)) == ["a", "b", "c"] and {shape for shape, _ in calls} == {(2, 2, 3), (3, 2, 3)}
     begins = tokens_of(model, "story", prompts=["a", "b", "x"], texts=("",), frames=33)
     assert torch.equal(begins[:, :6], made[:, :6])
+    model.generator.trained_for = ("text", "prefix", "transitions")
+    told.clear()
+    tokens_of(model, "story", prompts=["a", "b", "c"], texts=("",), frames=33)
+    assert list(dict.fromkeys(told)) == ["a", "a, then b", "b, then c"]
     assert model(["a", "b"], task="story", num=2, steps=2).shape == (2, 3, 17, 16, 24)
 
 
