@@ -30,11 +30,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 from drift import window
-from tasks import fitting, middle, recolourable, recoloured, still, through
+from tasks import fitting, middle, of_both, recolourable, recoloured, still, through
 
 from data.commands import run
 from data.shapes import Shapes
-from data.transitions import then
 from data.video import Example
 from evaluation.arms import keep, right
 from evaluation.capabilities import Capability, judge_capabilities
@@ -43,7 +42,7 @@ from generator.pipeline import VideoGenerator
 from generator.tasks import Canvas
 from vq.pretrained import fingerprint
 
-SEED = 4  # of the clips, which nothing else here uses
+SEED = 6  # of the clips, which nothing else here uses; what was found with 4 has been looked at
 EXTENSIONS, DRIFTS = 10, "ten extensions"
 MEASURES = (
     "evaluation/arms.py",
@@ -178,7 +177,7 @@ def cases(model: VideoGenerator, count: int) -> dict[str, Callable[[], Iterator[
         frames = t + t // 2 // ft * ft
         examples = drawn(frames)
         for a, b in zip(examples, examples[1:] + examples[:1], strict=True):
-            yield Case(then(a.text, b.text), a.clip, [], [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
+            yield Case(of_both(model, a.text, b.text), a.clip, [], [a.clip[:, :t], b.clip[:, -t:]], {"frames": frames})
 
     def inpaint() -> Iterator[Case]:
         mask = torch.zeros(1, h, w, dtype=torch.bool)

@@ -29,12 +29,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.folder import Folder
 from data.shapes import COLOURS, Shapes
+from data.transitions import then
 from data.video import Example
 from evaluation.detector import score
 from evaluation.intervals import wilson
 from evaluation.motion import magnitude
 from evaluation.sheet import contact_sheet
-from generator.editing import TASKS
+from generator.editing import TASKS, knows_transitions
 from generator.pipeline import VideoGenerator
 
 NAMES = ("shape", "colour", "motion", "all")
@@ -190,13 +191,18 @@ def tasks(model: VideoGenerator, table: Table, given: list[tuple[Example, str, d
         named = ", ".join(f"{name} {first[name]:.0%} then {second[name]:.0%}" for name in NAMES)
         said = f"{named}; {said}"
     table.row("story", made, texts, said=said, real=clips)
-    made = each(
-        "connect", [[a, b] for a, b in zip(short, short[1:] + short[:1], strict=True)], frames=t + t // 2 // ft * ft
-    )
+    told = [of_both(model, *pair) for pair in zip(texts, texts[1:] + texts[:1], strict=True)]
+    pairs = [[a, b] for a, b in zip(short, short[1:] + short[:1], strict=True)]
+    made = each("connect", pairs, told, frames=t + t // 2 // ft * ft)
     table.row("connect", made, texts, said=f"join {join(made, made.shape[2] // 2):.1f}", real=short)
     made = model(texts, task="loop", frames=max(t - 1, 3 * ft))
     half = made.shape[2] // 2
     table.row("loop", made, texts, said=f"join {join(made.roll(half, dims=2), half, 0):.1f}", real=short)
+
+
+def of_both(model: VideoGenerator, text: str, other: str) -> str:
+    """What a model is told of a connection: "this, then that" if it has seen such captions, else of the first clip."""
+    return then(text, other) if knows_transitions(model) else text
 
 
 def fitting(model: VideoGenerator, size: list[float]) -> tuple[int, int, int]:

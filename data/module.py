@@ -194,7 +194,7 @@ class First(Dataset):
     def __init__(self, dataset: Dataset, clips: int = 1) -> None:
         self.dataset, self.clips = dataset, clips
         self.frames, self.height, self.width, self.fps = dataset.frames, dataset.height, dataset.width, dataset.fps
-        self.actions = getattr(dataset, "actions", None)
+        self.actions, self.transitions = getattr(dataset, "actions", None), getattr(dataset, "transitions", [])
 
     def __len__(self) -> int:
         return self.clips

@@ -52,6 +52,8 @@ class Transitions(Dataset):
             raise ValueError("a clip with actions or a known end cannot become another: put those around transitions")
         if retold and not hasattr(dataset, "retold"):
             raise ValueError(f"{type(dataset).__name__} tells no clip otherwise: leave out retold")
+        if any((one["seed"], one["retold"]) == (seed, retold) for one in getattr(dataset, "transitions", [])):
+            raise ValueError(f"transitions of transitions with the same seed, {seed}, come together: give another seed")
         self.dataset, self.share, self.shortest, self.longest = dataset, share, *frames
         self.told_otherwise, self.seed = retold, seed
 
@@ -75,7 +77,7 @@ class Transitions(Dataset):
         if rng.random() >= self.share or frames <= self.shortest:
             return example
         other = self.dataset.retold(index) if self.told_otherwise else self._another(index, rng)
-        if other is None or other.clip.shape != example.clip.shape:
+        if other is None or (other.clip.shape, other.fps) != (example.clip.shape, example.fps):
             return example
         length = int(rng.integers(self.shortest, min(self.longest, frames - 1) + 1))
         start = int(rng.integers(1, frames - length + 1))
@@ -85,11 +87,11 @@ class Transitions(Dataset):
 
     def _another(self, index: int, rng: np.random.Generator) -> Example | None:
         """Any clip of the same shape; None where none is found."""
-        alike = len(sizes_of(self.dataset)) == 1
+        alike, length = len(sizes_of(self.dataset)) == 1, len(self.dataset)
         for _ in range(TRIES):
-            other = int(rng.integers(len(self.dataset)))
-            if other != index and (alike or self.dataset.shape_of(other) == self.dataset.shape_of(index)):
-                return self.dataset[other]
+            other = int(rng.integers(length))
+            if other != index % length and (alike or self.dataset.shape_of(other) == self.dataset.shape_of(index)):
+                return self.dataset[other + index // length * length]  # of the same pass
         return None
 
 

@@ -77,10 +77,19 @@ def interpolate(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
 
 
 def connect(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
-    """A model that has seen transitions makes one; another is shown how one picture takes the other's place."""
+    """A model that has seen transitions makes one, in a window with something of both clips; another is shown how one
+    picture takes the other's place."""
     start, end = whole(model, job.clips[0]), whole(model, job.clips[1], end=True)
-    wipe = not knows_transitions(model)
-    return fill(tasks.connect(model.encode(start), model.encode_middle(end), job.grid, model.mask_id, wipe))
+    clips = model.encode(start), model.encode_middle(end), job.grid, model.mask_id
+    if not knows_transitions(model):
+        return fill(tasks.connect(*clips))
+    canvas = tasks.connect(*clips, wipe=False).repeat(len(fill.seeds))
+    frames = (~canvas.known[0]).flatten(1).any(1).nonzero().flatten()
+    first, last = int(frames[0]), int(frames[-1]) + 1
+    size = min(job.grid[0], max(job.window or job.grid[0], last - first + 2))
+    begin = min(max(0, first - (size - (last - first)) // 2), job.grid[0] - size)
+    made = replace(fill, window=None)(canvas.span(begin, begin + size))
+    return canvas.filled(begin, made).tokens
 
 
 def inpaint(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
@@ -113,13 +122,19 @@ def edit(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
 def story(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
     """A prompt after the other, each for as long: its windows begin with the last tokens of the one before.
 
-    A model that has seen transitions is told both: "this, then that".
+    A model that has seen transitions first makes one, in a window half of which is the prompt's before, and is told
+    "this, then that".
     """
-    canvas, before = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds)), ""
+    canvas, turns = tasks.text2video(job.grid, model.mask_id).repeat(len(fill.seeds)), len(job.story)
+    stops, half = [round(i * job.grid[0] / turns) for i in range(turns + 1)], (job.window or job.grid[0]) // 2
     for i, text in enumerate(job.story):
-        stop = round((i + 1) * job.grid[0] / len(job.story))
-        told = then(before, text) if knows_transitions(model) else text
-        canvas, before = canvas.filled(0, fill(canvas.span(0, stop), [told] * len(fill.seeds), turn=i)), text
+        begin, stop = 0, stops[i + 1]
+        if i and knows_transitions(model):
+            begin = stops[i]
+            first, last = max(stops[i - 1], begin - half), min(stop, begin + half)
+            told = [then(job.story[i - 1], text)] * len(fill.seeds)
+            canvas = canvas.filled(first, fill(canvas.span(first, last), told, turn=turns + i))
+        canvas = canvas.filled(begin, fill(canvas.span(begin, stop), [text] * len(fill.seeds), turn=i))
     return canvas.tokens
 
 

@@ -48,8 +48,8 @@ class FrozenTokenizer(L.LightningModule):
         text_dropout: share of the captions replaced by the null text, for guidance.
         image_share: share of the steps that see only first frames: images, in the same model.
         middle_share: share of the steps on a piece from the middle of a video: for what follows, precedes or closes
-            the circle. It is the clip without its first latent frame, or of a longer clip than usual as often a piece
-            from anywhere in it, as long as that of a clip of the usual length or of one between.
+            the circle. It is the clip without its first latent frame; of a clip that is longer than usual it is as
+            often as long as such a piece of each shorter length there is, from the usual on, and from anywhere in it.
         seed: of all that is drawn; each step has its own generator, so a resumed run draws the same, and images and
             dropped captions are those of every kind of generator that is trained with the same seed.
         compile: whether torch.compile makes the transformer faster, after some minutes at the first step.
@@ -86,13 +86,14 @@ class FrozenTokenizer(L.LightningModule):
     @property
     def clip(self) -> dict:
         """The size of the training clips, see ``vq.pretrained.save``; where some that are as high and as wide are
-        longer, the longest's frames are the ``window``."""
+        longer, there is a ``window``: the longest's frames, or those of the longest but one, as pieces of that length
+        are from anywhere in longer ones."""
         data, usual = self.trainer.datamodule, self.trainer.datamodule.clip
         sizes = data.sizes
         if isinstance(data.train, TokenCache):
             sizes = [self.tokenizer.pixel_shape(*grid) for grid in data.train.sizes]
-        long = [t for t, h, w in sizes if h >= usual["height"] and w >= usual["width"] and t > usual["frames"]]
-        return usual | ({"window": max(long)} if long else {})
+        long = {t for t, h, w in sizes if h >= usual["height"] and w >= usual["width"] and t > usual["frames"]}
+        return usual | ({"window": sorted(long)[-2:][0]} if long else {})
 
     def codebook(self) -> tuple[int, tuple]:
         """Its size and the tokenizer's digits. ``ValueError`` where there is none."""
@@ -120,7 +121,7 @@ class FrozenTokenizer(L.LightningModule):
         if self.compiled:
             check_compiler(self.device)
             self.generator.backbone.compile()
-        if getattr(self.trainer.datamodule.train, "transitions", None):
+        if any(one["share"] for one in getattr(self.trainer.datamodule.train, "transitions", [])):
             names = tuple(dict.fromkeys((*self.generator.trained_for, "transitions")))
             self.generator.trained_for, self.generator.config["init_args"]["trained_for"] = names, list(names)
         for dataset in (self.trainer.datamodule.train, self.trainer.datamodule.val):

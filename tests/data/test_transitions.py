@@ -63,7 +63,7 @@ def test_clips_of_other_shapes_and_too_short_ones_stay_apart():
     for i in range(8):
         assert data[i].clip.shape[1:] == buckets.shape_of(i)
         assert (", then " in data[i].text) == (i % 4 < 2)
-    assert not changed(Transitions(shapes(length=1), share=1.0), 1)  # there is no other
+    assert not changed(Transitions(shapes(length=1), share=1.0), 3)  # there is no other
 
 
 def test_told_otherwise_the_scene_is_the_same_in_another_colour():
@@ -107,6 +107,7 @@ def test_one_in_another_and_both_around():
         (lambda: Transitions(Tails(shapes())), "put those around"),
         (lambda: Transitions(World("train", frames=5)), "put those around"),
         (lambda: Transitions(First(shapes(), 4), retold=True), "First tells no clip otherwise"),
+        (lambda: Transitions(Transitions(shapes(), share=0.2)), "same seed, 0"),
     ],
 )
 def test_what_cannot_be_is_refused(make, words):

@@ -174,7 +174,29 @@ def test_a_model_that_has_seen_transitions_makes_one_where_both_clips_last(model
     for trained in (("ends",), ("ends", "transitions")):
         model.generator.trained_for = trained
         tokens_of(model, "connect", [clip(9, 1), clip(9, 2)], frames=13)
-    assert [canvas.known[0, 2].any().item() for canvas in filled] == [True, False]
+    assert [canvas.known[0].flatten(1).any(1).all().item() for canvas in filled] == [True, False]
+
+
+@pytest.mark.parametrize(("frames", "window"), [(33, 9), (33, 17), (33, 33), (45, 9), (29, 17)])
+def test_a_transition_is_made_with_something_of_both_clips_in_sight(model, frames, window):
+    """And nothing else changes, a sample or several."""
+    model.generator.trained_for, a, b = ("ends", "transitions"), clip(25, 1), clip(25, 2)
+    filled, fill = [], model.fill
+    model.fill = lambda canvas, *told, **named: filled.append(canvas) or fill(canvas, *told, **named)
+    for seeds in ((0,), (0, 1)):
+        job = {"texts": ["a"] * len(seeds), "seeds": seeds, "prompts": ["a"]}
+        made = tokens_of(model, "connect", [a, b], frames=frames, window=window, **job)
+        start, end = model.encode(a[None]), model.encode_middle(b[None])
+        first, last = made.shape[1] - end.shape[1], start.shape[1]
+        first, last = min(first, last), max(first, last)
+        assert torch.equal(made[:1, :first], start[:, :first]) and torch.equal(
+            made[:1, last:], end[:, last - made.shape[1] :]
+        )
+        assert len(made) == len(seeds) and made.max() < K
+        (canvas,) = filled[len(seeds) - 1 :]
+        open_frames = (~canvas.known[0]).flatten(1).any(1)
+        assert canvas.known[0, 0].all() and canvas.known[0, -1].all() and open_frames.sum() == last - first
+        assert canvas.tokens.shape[1] == min(made.shape[1], max((window - 1) // 4 + 1, last - first + 2))
 
 
 def moving_mask():
@@ -260,9 +282,15 @@ def test_a_story_is_told_prompt_by_prompt_at_a_constant_window(model):
     begins = tokens_of(model, "story", prompts=["a", "b", "x"], texts=("",), frames=33)
     assert torch.equal(begins[:, :6], made[:, :6])
     model.generator.trained_for = ("text", "prefix", "transitions")
-    told.clear()
-    tokens_of(model, "story", prompts=["a", "b", "c"], texts=("",), frames=33)
-    assert list(dict.fromkeys(told)) == ["a", "a, then b", "b, then c"]
+    for frames, window, seen in (
+        (33, 9, ["a", "a, then b", "b", "b, then c", "c"]),
+        (33, 33, ["a", "a, then b", "b, then c"]),
+        (49, 17, ["a", "a, then b", "b", "b, then c", "c"]),
+    ):
+        told.clear(), calls.clear()
+        made = tokens_of(model, "story", prompts=["a", "b", "c"], texts=("",), frames=frames, window=window)
+        assert [text for text in dict.fromkeys(told) if text] == seen and made.max() < K
+        assert max(shape[0] for shape, _ in calls) <= (window - 1) // 4 + 1
     assert model(["a", "b"], task="story", num=2, steps=2).shape == (2, 3, 17, 16, 24)
 
 
