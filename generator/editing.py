@@ -64,11 +64,13 @@ def extend_back(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
 
 
 def loop(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:
-    """A ring of latent frames, none of which is a first one: made as a piece, then anew around its seam."""
+    """A ring of latent frames, none of which is a first one: made as a piece, then anew around its seam, by a model
+    that has seen transitions as one from the end to the beginning."""
     ring = fill(replace(tasks.text2video(job.grid, model.mask_id), middle=True))
     size = min(ring.shape[1], max(3, job.window - 1)) if job.window else ring.shape[1]
     canvas = tasks.seam(ring, size, model.mask_id)
-    return canvas.filled(0, fill(canvas.span(0, size), turn=1)).tokens
+    texts = [then(text, text) for text in fill.texts] if knows_transitions(model) else fill.texts
+    return canvas.filled(0, fill(canvas.span(0, size), texts, turn=1)).tokens
 
 
 def interpolate(model: "VideoGenerator", job: "Job", fill: Fill) -> Tensor:

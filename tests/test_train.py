@@ -284,7 +284,10 @@ def test_pieces_of_long_clips_are_of_all_lengths_and_from_anywhere(tokenizer, tm
     monkeypatch.setattr(made, "_piece", remember)
     monkeypatch.setattr(made, "_tails", check)
     data = tmp_path / "data.yaml"
-    clips = {"class_path": "data.shapes.Shapes", "init_args": {"buckets": [[9, 16, 16], [5, 16, 16], [17, 16, 16]]}}
+    clips = {
+        "class_path": "data.shapes.Shapes",
+        "init_args": {"buckets": [[9, 16, 16], [5, 16, 16], [17, 16, 16], [13, 16, 16]]},
+    }
     for kind, given in (("transitions.Transitions", {"frames": [2, 4]}), ("tails.Tails", {"share": 1.0})):
         clips = {"class_path": f"data.{kind}", "init_args": {"dataset": clips} | given}
     val = {"class_path": "data.shapes.Shapes", "init_args": {"split": "test", "frames": 9, "height": 16, "width": 16}}
@@ -292,12 +295,12 @@ def test_pieces_of_long_clips_are_of_all_lengths_and_from_anywhere(tokenizer, tm
     data.write_text(yaml.safe_dump({"train": clips, "val": val} | loader))
     shares = ["--model.middle_share", "1", "--model.image_share", "0", "--trainer.num_sanity_val_steps", "0"]
     flags = ["--data", str(data), "--model.tokenizer", str(tokenizer), *TINY_GENERATOR, *shares]
-    fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *flags, *two(40))
-    assert {(span.first, span.last) for span in seen if span.length == 3} == {(1, 3)}
-    assert {(span.first, span.last) for span in seen if span.length == 2} == {(1, 2)}
-    assert {(span.first, span.last) for span in seen if span.length == 5} == {(1, 5), (1, 3), (2, 4), (3, 5)}
-    model = VideoGenerator.from_pretrained(tmp_path / "model").generator
-    assert model.trained_for == ("text", "middle", "transitions")
+    fit(ROOT / "configs/generator/shapes.yaml", tmp_path, *flags, *two(60))
+    spans = {length: {(span.first, span.last) for span in seen if span.length == length} for length in (2, 3, 4, 5)}
+    assert spans[2] == {(1, 2)} and spans[3] == {(1, 3)} and spans[4] == {(1, 4), (1, 3), (2, 4)}
+    assert spans[5] <= {(1, 5), (1, 4), (2, 5), (1, 3), (2, 4), (3, 5)} and len(spans[5]) > 3
+    model = VideoGenerator.from_pretrained(tmp_path / "model")
+    assert model.generator.trained_for == ("text", "middle", "transitions") and model.window == 13
 
 
 def upscaling(tokenizer, *args) -> list[str]:

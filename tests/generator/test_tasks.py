@@ -294,6 +294,16 @@ def test_a_story_is_told_prompt_by_prompt_at_a_constant_window(model):
     assert model(["a", "b"], task="story", num=2, steps=2).shape == (2, 3, 17, 16, 24)
 
 
+def test_a_loop_closes_with_a_transition(model):
+    told, read = [], model.generator.read
+    model.generator.read = lambda texts, *more, **named: told.append(texts[0]) or read(texts, *more, **named)
+    for trained, seen in ((), ["a"]), (("transitions",), ["a", "a, then a"]):
+        told.clear()
+        model.generator.trained_for = ("text", "ends", "middle", *trained)
+        tokens_of(model, "loop", prompts=["a"], frames=12)
+        assert [text for text in dict.fromkeys(told) if text] == seen
+
+
 EVERY = {
     "text2video": {},
     "text2image": {},
