@@ -118,6 +118,8 @@ def test_every_recipe_trains_validates_and_exports(recipe, tokenizer, on_tokens,
         flags += ["--model.tokenizer", str(tokenizer)]
     if any(recipe.match(name) for name in ("generator/showcase-*.yaml", "vq/showcase-[ft]*.yaml")):
         flags += ["--model.start", str(ROOT / "models/showcase")]
+    if recipe.match("vq/showcase-transitions.yaml"):  # the decoder alone
+        flags += ["--model.encoder", str(ROOT / "models/showcase")]
     if any(recipe.match(f"generator/{name}.yaml") for name in ("*demo", "showcase*", "emoji")):
         flags += on_tokens
     elif "generator" in str(recipe):
