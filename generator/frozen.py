@@ -88,11 +88,8 @@ class FrozenTokenizer(L.LightningModule):
         """The size of the training clips, see ``vq.pretrained.save``; where some that are as high and as wide are
         longer, there is a ``window``: the longest's frames, or those of the longest but one, as pieces of that length
         are from anywhere in longer ones."""
-        data, usual = self.trainer.datamodule, self.trainer.datamodule.clip
-        sizes = data.sizes
-        if isinstance(data.train, TokenCache):
-            sizes = [self.tokenizer.pixel_shape(*grid) for grid in data.train.sizes]
-        long = {t for t, h, w in sizes if h >= usual["height"] and w >= usual["width"] and t > usual["frames"]}
+        usual = self.trainer.datamodule.clip
+        long = {t for t, h, w in self._sizes() if h >= usual["height"] and w >= usual["width"] and t > usual["frames"]}
         return usual | ({"window": sorted(long)[-2:][0]} if long else {})
 
     def codebook(self) -> tuple[int, tuple]:
@@ -185,13 +182,15 @@ class FrozenTokenizer(L.LightningModule):
 
     def _lengths(self) -> list[int]:
         """Latent frames of the training clips, of the usual ones and of those that are longer."""
+        usual = self.trainer.datamodule.clip["frames"]
+        return sorted({self.tokenizer.latent_shape(*size)[0] for size in self._sizes() if size[0] >= usual})
+
+    def _sizes(self) -> list[tuple[int, int, int]]:
+        """Frames, height and width of the training clips, in pixels, of those in a cache too."""
         data = self.trainer.datamodule
-        usual = self.tokenizer.latent_shape(*(data.clip[axis] for axis in ("frames", "height", "width")))[0]
         if isinstance(data.train, TokenCache):
-            lengths = {grid[0] for grid in data.train.sizes}
-        else:
-            lengths = {self.tokenizer.latent_shape(*size)[0] for size in data.sizes}
-        return sorted(length for length in lengths if length >= usual)
+            return [self.tokenizer.pixel_shape(*grid) for grid in data.train.sizes]
+        return data.sizes
 
     @property
     def asked_share(self) -> float:
