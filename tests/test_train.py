@@ -28,6 +28,7 @@ from vq import encode, pretrained
 from vq.config import build
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
+from vq.training import TokenizerTraining
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(
@@ -369,13 +370,19 @@ def test_a_trained_tokenizer_is_trained_further(tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_training_learns_the_same(tmp_path):
-    config = ROOT / "configs/vq/demo.yaml"
-    runs = [
-        fit(config, tmp_path / flag, *TINY_VQ, *two(2), "--model.compile", flag).model for flag in ("false", "true")
-    ]
-    for (name, plain), compiled in zip(runs[0].named_parameters(), runs[1].parameters(), strict=True):
-        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-4, msg=name)
+def test_compiled_training_learns_the_same(tmp_path, monkeypatch):
+    """By the gradient of the first step: Adam's steps are of one size even where it is nothing but rounding."""
+    gradients = []
+
+    def keep(model, optimizer):
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+
+    monkeypatch.setattr(TokenizerTraining, "on_before_optimizer_step", keep)
+    flags = [*TINY_VQ, *two(1), "--trainer.precision", "32-true"]
+    for flag in ("false", "true"):
+        fit(ROOT / "configs/vq/demo.yaml", tmp_path / flag, *flags, "--model.compile", flag)
+    plain, compiled = gradients
+    assert plain.norm() > 0 and (compiled - plain).norm() < 1e-5 * plain.norm()
 
 
 def test_the_adversary_changes_nothing_before_it_begins(tmp_path):

@@ -105,17 +105,17 @@ def test_clips_of_one_shape_share_shards_and_batches(saved, tmp_path):
         assert len({tuple(cache[i].tokens.shape) for i in batch}) == 1
 
 
-def test_a_model_knows_the_longest_clips_that_are_as_large_as_the_usual_ones(saved, tokenizer, tmp_path):
+def test_a_model_knows_the_longest_clips_that_are_as_large_as_the_usual_ones(saved, tmp_path):
     """Of clips and of their cache alike: its windows are as long."""
     size = {"buckets": [[5, 16, 24], [17, 8, 8], [9, 16, 32], [1, 32, 32]], "fps": 8, "objects": [1]}
     data = VideoData(Shapes("train", **size), Shapes("test", **size), num_workers=0)
     cached = VideoData(encode.encode(str(saved), data, tmp_path / "cache", clips=4), data.val, num_workers=0)
+    training = FrozenTokenizer(str(saved))
     for one in (data, cached):
-        training = SimpleNamespace(trainer=SimpleNamespace(datamodule=one), tokenizer=tokenizer)
-        clip = FrozenTokenizer.clip.fget(training)
-        assert clip == {"frames": 5, "height": 16, "width": 24, "fps": 8, "window": 9}
-    alike = SimpleNamespace(trainer=SimpleNamespace(datamodule=shapes()), tokenizer=tokenizer)
-    assert "window" not in FrozenTokenizer.clip.fget(alike)
+        training.trainer = trainer = SimpleNamespace(datamodule=one)  # which it refers to weakly
+        assert training.clip == {"frames": 5, "height": 16, "width": 24, "fps": 8, "window": 9}
+    trainer.datamodule = shapes()
+    assert "window" not in training.clip
 
 
 def test_what_is_no_cache_of_this_tokenizer_is_refused(saved, tmp_path):
