@@ -79,7 +79,7 @@ def parser() -> Parser:
     p.add_argument("--num", type=int, default=1, help="samples a prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
-    p.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance; 1 is none")
+    p.add_argument("--guidance", type=float, help="classifier-free guidance, 1 is none; default: 2, of connect 5")
     p.add_argument(
         "--guidance_interval",
         "--guidance-interval",
@@ -121,9 +121,11 @@ def main(args: list[str] | None = None) -> list[Path]:
     """Runs the command line; returns the files asked for. Raises ``ValueError`` in words for what cannot be done."""
     options = read_options(args)
     check(options)
-    guidance = Guidance(options.guidance, *options.guidance_interval)
     device = find_device(options.device)
     model = VideoGenerator.from_pretrained(options.model, device)
+    if options.guidance is None:
+        options.guidance = model.guidance(TASKS[options.task])
+    guidance = Guidance(options.guidance, *options.guidance_interval)
     if options.bf16:
         model.bfloat16()
     if options.compile:
@@ -195,12 +197,16 @@ def check(options: argparse.Namespace) -> None:
     if options.sampler and options.sampler not in (*ORDERS, *SOLVERS):
         raise ValueError(f"unknown sampler {options.sampler!r}: expected {', '.join((*ORDERS, *SOLVERS))}")
     for name, low in {"num": 1, "batch_size": 1, "guidance": 0}.items():
-        if getattr(options, name) < low:
-            raise ValueError(f"--{name} is {getattr(options, name)}, expected at least {low}")
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name} is {value}, expected at least {low}")
     if options.fps is not None and not 0 < options.fps <= (50 if options.out.suffix == ".gif" else 1000):
         raise ValueError(f"--fps is {options.fps:g}, expected more than 0 and at most 1000, of a .gif 50")
-    if not math.isfinite(options.guidance) or abs(options.seed) >= 2**62:
-        raise ValueError(f"--guidance {options.guidance:g} --seed {options.seed}: expected a finite number and 62 bits")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise ValueError(f"--guidance {options.guidance:g}: expected a finite number")
+    Guidance(stop=options.guidance_interval[1], start=options.guidance_interval[0])  # or says what is wrong
+    if abs(options.seed) >= 2**62:
+        raise ValueError(f"--seed {options.seed}: expected a number of 62 bits")
     Settings(**{name: getattr(options, name) for name in (*RANGES, "temperature")})  # or says what is wrong
     if options.compile and options.refresh > 1:
         raise ValueError("--compile and --refresh do not go together: leave one of them out")

@@ -128,7 +128,13 @@ class VideoGenerator:
 
     def make(self, job: Job, texts: list[str], seeds: list[int], **sampling) -> Tensor:
         """Tokens (b, t, h, w) of b samples of a job, their texts and seeds; see ``fill`` for the rest."""
+        sampling = {"guidance": self.guidance(job.task)} | sampling
         return job.task.run(self, job, editing.Fill(self, texts, seeds, job.window, sampling))
+
+    def guidance(self, task: editing.Task) -> float:
+        """The scale of a task where none is asked for, or as much of it as the model takes."""
+        scale = task.guidance if editing.knows_transitions(self) else Settings.guidance
+        return min(scale, self.generator.backbone.most_guidance or math.inf)
 
     def untrained(self, job: Job) -> list[str]:
         """What the job needs and the model was not trained for, if it tells what it was trained for."""

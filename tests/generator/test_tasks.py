@@ -304,6 +304,22 @@ def test_a_loop_closes_with_a_transition(model):
         assert [text for text in dict.fromkeys(told) if text] == seen
 
 
+def test_a_transition_between_clips_is_guided_more(model):
+    scales, fill = [], model.fill
+    model.fill = lambda *given, **named: scales.append(named["guidance"]) or fill(*given, **named)
+    plain, trained = ("text", "ends"), ("text", "ends", "transitions")
+    for model.generator.trained_for, asked, scale in (
+        (plain, {}, 2.0),
+        (trained, {}, 5.0),
+        (trained, {"guidance": 3.0}, 3.0),
+    ):
+        scales.clear()
+        model("a, then b", task="connect", inputs=[clip(9), clip(9)], steps=2, **asked)
+        assert scales == [scale]
+    model.generator.backbone.most_guidance = 4.0
+    assert model.guidance(editing.TASKS["connect"]) == 4.0 and model.guidance(editing.TASKS["extend"]) == 2.0
+
+
 EVERY = {
     "text2video": {},
     "text2image": {},
