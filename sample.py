@@ -79,7 +79,9 @@ def parser() -> Parser:
     p.add_argument("--num", type=int, default=1, help="samples a prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
-    p.add_argument("--guidance", type=float, help="classifier-free guidance, 1 is none; default: 2, of connect 5")
+    p.add_argument(
+        "--guidance", type=float, help="classifier-free, 1 is none; default: 2, of connect by a model of transitions 5"
+    )
     p.add_argument(
         "--guidance_interval",
         "--guidance-interval",

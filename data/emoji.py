@@ -128,7 +128,7 @@ def names_of_emoji() -> dict[str, str]:
     try:
         from emoji import EMOJI_DATA
     except ImportError as error:
-        raise ValueError("the emoji's names need the package emoji: pip install tessera-video[emoji]") from error
+        raise ValueError("the emoji's names need the package emoji: pip install -e '.[emoji]'") from error
     return {characters: about["en"].strip(":").replace("_", " ") for characters, about in EMOJI_DATA.items()}
 
 

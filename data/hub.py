@@ -19,7 +19,7 @@ def loading(kind: str, model: str, expected: str) -> Iterator[ModuleType]:
     try:
         import transformers
     except ImportError as error:
-        raise ValueError(f"{kind}s need transformers: pip install tessera-video[text]") from error
+        raise ValueError(f"{kind}s need transformers: pip install -e '.[text]'") from error
     try:
         yield transformers
     except Exception as error:  # OSError, ValueError, SafetensorError, bare ones from Rust: files fail in many ways

@@ -237,7 +237,7 @@ class MiniGrid(torch.utils.data.Dataset):
             import gymnasium
             import minigrid  # noqa: F401, it registers its environments
         except ImportError as error:
-            raise ValueError("games of minigrid need that package: pip install tessera-video[worlds]") from error
+            raise ValueError("games of minigrid need that package: pip install -e '.[worlds]'") from error
         if split not in SPLITS:
             raise ValueError(f"got the split {split!r}, expected one of {', '.join(SPLITS)}")
         try:

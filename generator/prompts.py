@@ -251,7 +251,7 @@ def _load(model: str) -> tuple:
     place, file = model, {}
     if model.endswith(".gguf"):
         if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
-            raise ValueError(f"{model}: .gguf files need gguf and accelerate: pip install tessera-video[gguf]")
+            raise ValueError(f"{model}: .gguf files need gguf and accelerate: pip install -e '.[gguf]'")
         place, file = str(Path(model).parent), {"gguf_file": Path(model).name}
     expected = (
         "'template', the URL of a server, a folder with config.json, model.safetensors and a tokenizer, a .gguf file, "

@@ -1,7 +1,8 @@
 """Mask schedules: what share of the tokens is masked at a point of the way, u in [0, 1], from all (0) to none (1).
 
 Training draws u uniformly; sampling walks it in equal steps. Cosine: MaskGIT (arXiv 2202.04200). Arccos: Halton-MaskGIT
-(arXiv 2503.17076), which masks more than cosine in training and so commits fewer tokens in early steps.
+(arXiv 2503.17076), which masks as much on average, 2 / pi, but less often nearly all, and in sampling commits more
+tokens in early steps.
 """
 
 import math

@@ -158,7 +158,7 @@ def test_the_packages_names():
 
 def test_without_the_package_of_the_names_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "emoji", None)
-    with pytest.raises(ValueError, match=r"pip install tessera-video\[emoji\]"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[emoji\]'"):
         emoji.names_of_emoji()
 
 

@@ -125,5 +125,5 @@ def test_without_minigrid_the_extra_is_named(monkeypatch):
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"pip install tessera-video\[worlds\]"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[worlds\]'"):
         MiniGrid()

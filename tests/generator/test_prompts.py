@@ -159,9 +159,7 @@ def test_models_that_cannot_be_loaded(tmp_path, monkeypatch):
         expand(["a"], "nowhere")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"m.gguf: .gguf files need gguf and accelerate: pip install tessera-video\[gg"
-    ):
+    with pytest.raises(ValueError, match=r"m.gguf: .gguf files need gguf and accelerate: pip install -e '.\[gg"):
         expand(["a"], str(tmp_path / "m.gguf"))
 
 

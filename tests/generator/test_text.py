@@ -242,7 +242,7 @@ class TestPretrainedText:
 
     def test_missing_transformers_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "transformers", None)
-        with pytest.raises(ValueError, match=r"^[^\n]*pip install tessera-video\[text\]$"):
+        with pytest.raises(ValueError, match=r"^[^\n]*pip install -e '.\[text\]'$"):
             PretrainedText("google/flan-t5-base")
 
     def test_a_real_model_puts_similar_sentences_near(self):
