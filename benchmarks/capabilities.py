@@ -7,9 +7,10 @@ Each task is run on clips of one object that training has never seen, and each i
 come back bit for bit, in every call of the sampler. (b) The new part shows what the text says: the lower bound of the
 share that is right lies above the upper bound of the share that would be by chance, told each other's captions. (c)
 Seams: the mean difference of neighbouring pixels on either side of the border of old and new, over that of neighbours
-within the new part, is within a factor of 1.25 of the same in real clips; shown as a multiple of that, with what the
-tokenizer alone makes of real clips in brackets. Beside the share there is that of the real clips' same part. Ten
-extensions in a row are asked whether contrast and saturation drift as slowly as in real clips.
+within what one call has made, is within a factor of 1.25 of the same in real clips; shown as a multiple of that, with
+what the tokenizer alone makes of real clips in brackets. What a call makes that is told nothing is old to the next.
+Beside the share there is that of the real clips' same part. Ten extensions in a row are asked whether contrast and
+saturation drift as slowly as in real clips.
 
 Results are kept, a file a task, and found again; --beside is such a folder of another model, such as the twin: where
 it passes a test that this one fails, the paired difference of the shares is shown. The last line is the verdict.
@@ -95,22 +96,24 @@ class Watched:
         return tokens
 
     def __call__(self, case: Case, task: str, seed: int) -> tuple[Tensor, bool, Tensor | None]:
-        """The video (3, t, h, w), whether all that was known came back, and what was known of the last canvas of which
-        some cells were, bool (t, h, w) in pixels, True where known; None of those of which none were."""
+        """The video (3, t, h, w), whether all that was known came back, and which call that was told of some cells has
+        made what, counted from 1, int64 (t, h, w) in pixels, 0 where none has; None if none was told of any."""
         self.calls.clear()
         video = self.model(case.prompt, task=task, inputs=case.inputs, seed=seed, **case.job)[0]
-        canvas = self.calls[-1][0]
-        known = in_pixels(canvas, video.shape[1], self.model.tokenizer) if canvas.known.any() else None
-        return video, all(same for _, same in self.calls), known
+        told = [canvas for canvas, _ in self.calls if canvas.known.any()]
+        turns = torch.zeros(video.shape[1:], dtype=torch.long)
+        for turn, canvas in enumerate(told, start=1):
+            turns[in_pixels(canvas, video.shape[1], self.model.tokenizer)] = turn
+        return video, all(same for _, same in self.calls), turns if told else None
 
 
 def in_pixels(canvas: Canvas, frames: int, tokenizer) -> Tensor:
-    """What a canvas of one row knows, bool (t, h, w) in pixels; frames behind it are known, too."""
+    """What there is to make of a canvas of one row, bool (t, h, w) in the pixels of its whole video."""
     ft, fs = tokenizer.time_compression, tokenizer.space_compression
-    known = canvas.known[0].repeat_interleave(fs, 1).repeat_interleave(fs, 2)
-    known = known.repeat_interleave(ft, 0)
-    known = known if canvas.middle else known[ft - 1 :]  # the first latent frame stands for one
-    return F.pad(known.float(), (0, 0, 0, 0, 0, frames - len(known)), value=1.0).bool()
+    new = (~canvas.known[0]).repeat_interleave(fs, 1).repeat_interleave(fs, 2).repeat_interleave(ft, 0)
+    new = new if canvas.middle else new[ft - 1 :]  # the first latent frame stands for one
+    before = 1 + (canvas.start - 1) * ft if canvas.start else 0
+    return F.pad(new.float(), (0, 0, 0, 0, before, frames - before - len(new))).bool()
 
 
 def rebuilt(model: VideoGenerator, clip: Tensor) -> Tensor:
@@ -119,15 +122,15 @@ def rebuilt(model: VideoGenerator, clip: Tensor) -> Tensor:
     return through(model, [torch.cat([clip[:, :1]] * before + [clip], dim=1)])[0][:, before:]
 
 
-def across(video: Tensor, known: Tensor) -> tuple[float, float]:
-    """How much neighbours differ across the border of known and new in all, and how much they would if they differed
-    as those within the new part do, along the same axes: a clip (3, t, h, w) and bool (t, h, w)."""
+def across(video: Tensor, turns: Tensor) -> tuple[float, float]:
+    """How much neighbours differ across the borders of what was made at different turns in all, and how much they would
+    if they differed as those do that one turn above 0 has made, along the same axes: a clip (3, t, h, w), (t, h, w)."""
     border = expected = 0.0
     for axis in range(3):
-        if known.shape[axis] > 1:
-            steps, size = video.diff(dim=axis + 1).abs().mean(0), known.shape[axis] - 1
-            one, other = known.narrow(axis, 0, size), known.narrow(axis, 1, size)
-            edge, within = one != other, ~one & ~other
+        if turns.shape[axis] > 1:
+            steps, size = video.diff(dim=axis + 1).abs().mean(0), turns.shape[axis] - 1
+            one, other = turns.narrow(axis, 0, size), turns.narrow(axis, 1, size)
+            edge, within = one != other, (one == other) & (one > 0)
             if edge.any():
                 border += steps[edge].sum().item()
                 expected += edge.sum().item() * steps[within].mean().item()
@@ -222,16 +225,16 @@ def run_task(model: Watched, name: str, given: list[Case], fps: float) -> dict:
     found = {key: [] for key in ("kept", "seam", "rebuilt seam", "real seam")}
     videos = []
     for seed, case in enumerate(tqdm(given, desc=name, leave=False)):
-        video, kept, known = model(case, task, seed)
+        video, kept, turns = model(case, task, seed)
         assert video.shape == case.like.shape, f"{tuple(video.shape)} was made and {tuple(case.like.shape)} expected"
         videos.append(video)
-        if known is None:
+        if turns is None:
             continue
         found["kept"].append(kept)
         if name != "edit":  # whose border is wherever the model finds the clip unlikely
-            found["seam"].append(across(video, known))
-            found["real seam"].append(across(case.like, known))
-            found["rebuilt seam"].append(across(rebuilt(model.model, case.like), known))
+            found["seam"].append(across(video, turns))
+            found["real seam"].append(across(case.like, turns))
+            found["rebuilt seam"].append(across(rebuilt(model.model, case.like), turns))
     parts = list(zip(*(case.parts for case in given), strict=True))  # of the first part, of the second, ...
 
     def all_right(clips: list[list[Tensor]], shuffled: bool = False) -> list[bool]:

@@ -18,8 +18,8 @@ class Canvas:
     """``tokens`` int64 (b, t, h, w), ``known`` bool of the same shape, and the id that stands for unknown.
 
     The first latent frame of a causal tokenizer holds one frame, and all others hold several. ``middle`` says that this
-    grid is a piece from the middle of a video, without the first one. ``draft``, int64 of the same shape, is what an
-    upscaler is told of each cell, known or not.
+    grid is a piece from the middle of a video, without the first one, and ``start`` how many latent frames of that
+    video are before it. ``draft``, int64 of the same shape, is what an upscaler is told of each cell, known or not.
     """
 
     tokens: Tensor
@@ -27,6 +27,7 @@ class Canvas:
     mask_id: int
     middle: bool = False
     draft: Tensor | None = None
+    start: int = 0
 
     def masked_tokens(self) -> Tensor:
         return self.tokens.masked_fill(~self.known, self.mask_id)
@@ -37,7 +38,8 @@ class Canvas:
 
     def span(self, start: int, stop: int) -> "Canvas":
         """The latent frames from ``start`` to ``stop``, as a canvas of their own."""
-        return replace(self._map(lambda grid: grid[:, start:stop]), middle=self.middle or start > 0)
+        piece = self._map(lambda grid: grid[:, start:stop])
+        return replace(piece, middle=self.middle or start > 0, start=self.start + start)
 
     def filled(self, start: int, tokens: Tensor) -> "Canvas":
         """The canvas with ``tokens`` (b, s, h, w) known from the latent frame ``start`` on."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from generator.jobs import FORGET
+from generator.pipeline import VideoGenerator
 from generator.tasks import Canvas
 from vq import pretrained
 
@@ -112,17 +113,38 @@ def test_what_is_known_in_pixels_and_what_crosses_its_border(capabilities, token
     fs = tokenizer.space_compression
     for middle, frames, until in ((False, 9, 5), (True, 12, 8), (True, 16, 8)):
         canvas = Canvas(cells.long(), cells, 7, middle=middle)
-        known = capabilities.in_pixels(canvas, frames, tokenizer)
-        assert known.shape == (frames, 2 * fs, 2 * fs)
-        assert known[:until, :, :fs].all() and not known[:until, :, fs:].any()
-        assert not known[until:12].any() and known[12:].all()  # what is behind the canvas is not made
+        new = capabilities.in_pixels(canvas, frames, tokenizer)
+        assert new.shape == (frames, 2 * fs, 2 * fs)
+        assert not new[:until, :, :fs].any() and new[:until, :, fs:].all()
+        assert new[until:12].all() and not new[12:].any()  # what is behind the canvas is not made
+    piece = capabilities.in_pixels(Canvas(cells.long(), cells, 7).span(1, 3), 13, tokenizer)
+    assert not piece[:1].any() and piece[1:5, :, fs:].all() and piece[5:9].all()  # where it is in the video
+    assert piece.sum() == 4 * 2 * fs * fs + 4 * 4 * fs * fs
     video = torch.zeros(3, 4, 2, 6)
     video[..., 3:] = torch.tensor([0.5, 0.7, 0.9])  # by .5 across the border, by .2 within
-    known = torch.zeros(4, 2, 6, dtype=torch.bool)
-    known[..., :3] = True
-    border, expected = capabilities.across(video, known)
+    turns = torch.zeros(4, 2, 6, dtype=torch.long)
+    turns[..., 3:] = 1
+    border, expected = capabilities.across(video, turns)
     assert border == pytest.approx(8 * 0.5) and expected == pytest.approx(8 * 0.2)
-    assert capabilities.across(video, ~known) == (pytest.approx(8 * 0.5), 0)  # within what is new nothing differs
+    assert capabilities.across(video, 1 - turns) == (pytest.approx(8 * 0.5), 0)  # within what is new nothing differs
+    turns[..., 5:] = 2
+    border, expected = capabilities.across(video, turns)  # two borders, .5 and .2, and one pair within a turn
+    assert border == pytest.approx(8 * 0.7) and expected == pytest.approx(16 * 0.2)
+
+
+@pytest.mark.filterwarnings("ignore:this model was trained for")
+@pytest.mark.parametrize("trained", [(), ("transitions",)])
+def test_what_is_new_is_found_where_it_is_in_the_video(capabilities, saved, trained):
+    model = VideoGenerator.from_pretrained(saved)
+    model.generator.trained_for = ("text", "ends", *trained)
+    watched, clip = capabilities.Watched(model), torch.rand(3, 9, 32, 32) * 2 - 1
+    story = capabilities.Case(["a", "b"], clip, [], job={"frames": 33, "window": 9})
+    _, kept, turns = watched(story, "story", 0)
+    assert kept and not turns[:13].any() and (turns[13:] > 0).all()  # the second prompt's part, from its border on
+    ends = [torch.rand(3, 17, 32, 32) * 2 - 1 for _ in range(2)]
+    connection = capabilities.Case("a, then b", clip, [], ends, {"frames": 25, "window": 9})
+    _, kept, turns = watched(connection, "connect", 0)
+    assert kept and turns[9:17].any() and not turns[:9].any() and not turns[17:].any()
 
 
 def test_integers_and_pixels_drift_beside_the_real_clips(program, saved, lpips_weights, capsys):
