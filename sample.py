@@ -135,6 +135,7 @@ def main(args: list[str] | None = None) -> list[Path]:
     # what is enlarged keeps its rate
     own = probe(options.input[0]).fps if options.task == "upscale" else model.clip["fps"]
     fps = options.fps or own or 8.0
+    check_rate(fps, options.out)
     how, typed = sampling(options, model), options.prompt
     if options.expand:
         options.prompt = expand(typed, options.expand, options.seed, device)
@@ -142,6 +143,8 @@ def main(args: list[str] | None = None) -> list[Path]:
     options.window = windows(options, model)[1]
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}
+    for path in todo:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(todo), options.batch_size):
             batch = dict(list(todo.items())[start : start + options.batch_size])
@@ -185,7 +188,12 @@ def read_prompts(given: list[str]) -> list[str]:
     """Prompts as they are given; @FILE stands for the lines of a file."""
     prompts = []
     for prompt in given:
-        lines = Path(prompt[1:]).read_text().splitlines() if prompt.startswith("@") else [prompt]
+        lines = [prompt]
+        if prompt.startswith("@"):
+            try:
+                lines = Path(prompt[1:]).read_text(encoding="utf-8-sig").split("\n")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{prompt[1:]} is not text in UTF-8: expected a prompt a line") from error
         prompts += [line.strip() for line in lines if line.strip() or not prompt]
     return prompts
 
@@ -202,8 +210,8 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < low:
             raise ValueError(f"--{name} is {value}, expected at least {low}")
-    if options.fps is not None and not 0 < options.fps <= (50 if options.out.suffix == ".gif" else 1000):
-        raise ValueError(f"--fps is {options.fps:g}, expected more than 0 and at most 1000, of a .gif 50")
+    if options.fps is not None:
+        check_rate(options.fps, options.out)
     if options.guidance is not None and not math.isfinite(options.guidance):
         raise ValueError(f"--guidance {options.guidance:g}: expected a finite number")
     Guidance(stop=options.guidance_interval[1], start=options.guidance_interval[0])  # or says what is wrong
@@ -212,11 +220,17 @@ def check(options: argparse.Namespace) -> None:
     Settings(**{name: getattr(options, name) for name in (*RANGES, "temperature")})  # or says what is wrong
     if options.compile and options.refresh > 1:
         raise ValueError("--compile and --refresh do not go together: leave one of them out")
-    if options.out.suffix and options.out.suffix not in FILES:
-        raise ValueError(f"--out ends in {options.out.suffix}, expected {', '.join(FILES)} or a folder")
+    if options.out.suffix not in FILES and not options.out.is_dir() and (options.out.suffix or options.out.exists()):
+        ends = f"ends in {options.out.suffix}" if options.out.suffix else "is a file"
+        raise ValueError(f"--out {ends}, expected {', '.join(FILES)} or a folder")
     samples = (1 if options.task == "story" else max(1, len(options.prompt))) * options.num
-    if options.out.suffix and samples > 1:
+    if options.out.suffix in FILES and samples > 1:
         raise ValueError(f"{samples} samples do not fit one file: give --out a folder")
+
+
+def check_rate(fps: float, out: Path) -> None:
+    if not 0.01 <= fps <= (50 if out.suffix == ".gif" else 1000):
+        raise ValueError(f"--fps is {fps:g}, expected at least 0.01 and at most 1000, of a .gif 50")
 
 
 def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
@@ -247,7 +261,7 @@ def windows(options: argparse.Namespace, model: VideoGenerator) -> tuple[int | N
     if not windowed(options.task):
         return options.window, options.window
     told = bool(options.source) and windowed(read_record(options.source)["settings"].get("task", ""))
-    window = options.window or (model.clip["frames"] if told else model.window)
+    window = (model.clip["frames"] if told else model.window) if options.window is None else options.window
     return window, None if window == model.clip["frames"] else window
 
 
@@ -345,9 +359,10 @@ def describe(
             path = options.out
             if options.out.suffix not in FILES:
                 path = path / f"{len(records):03d}-seed{seed}.{'png' if frames == 1 else 'mp4'}"
+            raw = {"raw_prompt": [typed[p] for p in job.story] or typed.get(prompt)} if options.expand else {}
             records[path] = {
-                "prompt": prompt,
-                **({"raw_prompt": [typed[p] for p in job.story] or typed.get(prompt)} if options.expand else {}),
+                "prompt": expanded_before(path, raw["raw_prompt"]) or prompt if raw else prompt,
+                **raw,
                 "seed": seed,
                 "size": {"frames": frames, "height": height, "width": width},
                 "fps": fps,
@@ -356,6 +371,14 @@ def describe(
                 "versions": versions(model.device),
             }
     return records
+
+
+def expanded_before(path: Path, raw: str | list[str]) -> str | list[str] | None:
+    """The prompt of a video that is there already and was made of the same ``raw`` one: a writer never says it twice
+    the same way."""
+    beside = path.with_suffix(".json")
+    record = read_record(beside) if path.exists() and beside.exists() else {}
+    return record.get("prompt") if record.get("raw_prompt") == raw else None
 
 
 if __name__ == "__main__":

@@ -156,9 +156,14 @@ class Folder(Dataset):
                 f"{strangers[0]}: add a bucket of their proportions and length",
                 stacklevel=4,
             )
-        # what is broken or too short will be passed over, and must not be alone in its bucket then
-        common = Counter(assigned.values()).most_common(1)[0][0] if assigned else self.buckets[0]
-        return [assigned.get(file, common) for file in self.files]
+        # what is broken or too short will be passed over, and must not be alone in its bucket then, nor become a still
+        stills = {still: Counter(s for f, s in assigned.items() if is_image(f) == still) for still in (True, False)}
+
+        def common(file: Path) -> Shape:
+            shapes = stills[is_image(file)] or Counter(assigned.values()) or Counter([self.buckets[0]])
+            return shapes.most_common(1)[0][0]
+
+        return [assigned.get(file) or common(file) for file in self.files]
 
     def _drawn(self, caption: Caption, index: int) -> str:
         if not caption.long:

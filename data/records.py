@@ -57,11 +57,13 @@ def write_with_record(path: Path, pieces: Iterable[torch.Tensor], record: dict) 
     """
     beside = path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
+    others = beside.exists()  # the same video in another format
     beside.write_text(json.dumps(record, indent=1) + "\n")
     try:
         write_pieces(path, pieces, record["fps"])
     except BaseException:
-        beside.unlink(missing_ok=True)
+        if not others:
+            beside.unlink(missing_ok=True)
         raise
 
 
@@ -69,6 +71,6 @@ def fingerprint(source: str | Path) -> str:
     """A short hash of a file, or of all files of a folder."""
     path = Path(source)
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -87,9 +87,8 @@ def plan(
         frames = default_frames(task, [c.shape[1] for c in inputs], model.clip["frames"], len(prompts), ft)
     if task == "text2image" and frames != 1:
         raise ValueError(f"text2image makes one frame, not {frames}: use text2video")
-    height, width = (
-        model.clip[axis] if asked is None else asked for axis, asked in (("height", height), ("width", width))
-    )
+    own = inputs[0].shape[2:] if inputs and task != "outpaint" else (model.clip["height"], model.clip["width"])
+    height, width = (side if asked is None else asked for side, asked in zip(own, (height, width), strict=True))
     size = (frames, height, width)
     if task == "loop" and (frames < 3 * ft or frames % ft):
         nearest = sorted({max(3, frames // ft) * ft, max(3, frames // ft + 1) * ft})
@@ -155,6 +154,8 @@ def in_place(
                 f"{width or size[1]} of it: enlarge or shrink the clip before"
             )
         height, width = size
+    elif height or width:
+        height, width = height or size[0], width or size[1]
     if mask is not None:
         if mask.shape[-2:] != clip.shape[-2:] or 1 < len(mask) < frames:
             raise ValueError(
@@ -200,9 +201,10 @@ def check_length(name: str, given: list[int], frames: int, ft: int) -> None:
         raise ValueError(f"{name} has nothing to make of {frames} frames with this --input: use {least} or more")
     if name == "connect" and (room <= max(begins[0], ends[1]) or room == begins[0] + ends[1]):
         least, meeting = 1 + max(begins[0], ends[1]) * ft, 1 + (begins[0] + ends[1] - 1) * ft
+        but = f", but not {meeting}, where they only meet" if meeting > least else ""
         raise ValueError(
-            f"connect cannot fade clips of {given[0]} and {given[1]} frames into each other in {frames}: use {least} "
-            f"or more, but not {meeting}, where they only meet"
+            f"connect cannot fade clips of {given[0]} and {given[1]} frames into each other in {frames}: use "
+            f"{least + ft * (meeting == least)} or more{but}"
         )
 
 
@@ -246,9 +248,10 @@ def default_frames(name: str, given: list[int], trained: int, prompts: int, ft: 
         return 2 * more
     if name == "story":
         return 1 + more * prompts
-    if name == "connect":  # they overlap by half of the shorter one
+    if name == "connect":  # they overlap by half of the shorter one; a still, which has no half, is apart
         lengths = [known[0] // ft + 1, max(1, known[1] // ft)]
-        return 1 + ft * (sum(lengths) - max(1, min(lengths) // 2) - 1)
+        overlap = min(lengths) // 2
+        return 1 + ft * (sum(lengths) - overlap - 1) if overlap else max(trained, 1 + ft * sum(lengths))
     if name in ("extend", "extend-back", "interpolate"):
         fixed = {"extend": known[:1], "extend-back": [max(ft, n) for n in known]}
         length = 1 + sum(fixed.get(name, [known[0], max(ft, known[-1])] if known else []))

@@ -92,7 +92,8 @@ class VideoGenerator:
         Args:
             prompt: one text, or several.
             num: samples a prompt; sample i of it has the seed ``seed + i``, whatever else is in the batch.
-            frames, height, width: another size than the model was trained at. ``ValueError`` if it does not fit.
+            frames, height, width: another size than the model was trained at, or than the input has. ``ValueError`` if
+                it does not fit.
             task: one of ``editing.TASKS``; docs/tasks.md shows them all.
             inputs: the clips (3, t, h, w) in [-1, 1] that the task takes.
             mask: of inpaint: bool (t, h, w) or (1, h, w) in pixels, True where to make anew.
@@ -246,7 +247,7 @@ class VideoGenerator:
 
         The cells are hidden in ``parts`` groups, one after the other, each spread evenly over the clip.
         """
-        memory, fps = self.generator.read([text]), self._fps(fps)
+        memory, fps = self.generator.read([text], drop=torch.tensor([not text])), self._fps(fps)
         tokens = tokens.to(self.device)
         groups = (halton_ranks(tuple(tokens.shape[1:])) % parts).view(tokens.shape).to(self.device)
         scores = torch.zeros(tokens.shape, device=self.device)

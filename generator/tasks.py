@@ -87,22 +87,24 @@ def upscale(draft: Tensor, mask_id: int) -> Canvas:
 
 def extend(clip: Tensor, grid: Grid, mask_id: int) -> Canvas:
     """The beginning is known: tokens (1, t, h, w) of a clip or, with t = 1, of a still image that is to move."""
-    canvas = text2video(grid, mask_id)
-    t = clip.shape[1]
-    if clip.shape[2:] != canvas.tokens.shape[2:] or t >= grid[0]:
-        raise ValueError(
-            f"a clip of {tuple(clip.shape[1:])} tokens cannot be the beginning of {grid}: ask for more frames"
-        )
-    return canvas.filled(0, clip)
+    _check(clip, grid, "beginning")
+    return text2video(grid, mask_id).filled(0, clip)
 
 
 def extend_back(tail: Tensor, grid: Grid, mask_id: int) -> Canvas:
     """The end is known: tokens (1, t, h, w) of a piece from the middle of a video."""
-    canvas = text2video(grid, mask_id)
-    t = tail.shape[1]
-    if tail.shape[2:] != canvas.tokens.shape[2:] or t >= grid[0]:
-        raise ValueError(f"a clip of {tuple(tail.shape[1:])} tokens cannot be the end of {grid}: ask for more frames")
-    return canvas.filled(grid[0] - t, tail)
+    _check(tail, grid, "end")
+    return text2video(grid, mask_id).filled(grid[0] - tail.shape[1], tail)
+
+
+def _check(clip: Tensor, grid: Grid, part: str) -> None:
+    """``ValueError`` where a clip cannot be a part of a grid."""
+    fits = tuple(clip.shape[2:]) == tuple(grid[1:])
+    if not fits or clip.shape[1] >= grid[0]:
+        raise ValueError(
+            f"a clip of {tuple(clip.shape[1:])} tokens cannot be the {part} of {grid}: "
+            + ("ask for more frames" if fits else "give it the size of the output")
+        )
 
 
 def interpolate(start: Tensor, end: Tensor, grid: Grid, mask_id: int) -> Canvas:

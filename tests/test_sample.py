@@ -258,12 +258,71 @@ def test_a_list_of_prompts_goes_on_where_it_was_and_overwrites_nothing(model, tm
     assert (tmp_path / "mine.mp4").read_text() == "mine"
 
 
+def test_prompts_that_a_writer_says_otherwise_each_time_go_on_where_they_were(model, tmp_path, monkeypatch):
+    calls = iter(range(100))
+    monkeypatch.setattr(sample, "expand", lambda prompts, *_: [f"{prompt} {next(calls)}" for prompt in prompts])
+    args = (model, tmp_path / "many", "--prompt", "a", "--prompt", "b", "--expand", "http://somebody/v1")
+    paths = run(*args)
+    before = paths[0].read_bytes()
+    paths[1].unlink()
+    paths[1].with_suffix(".json").unlink()
+    assert run(*args) == paths and paths[0].read_bytes() == before
+    prompts = [json.loads(path.with_suffix(".json").read_text())["prompt"] for path in paths]
+    assert prompts == ["a 0", "b 3"]
+
+
+def test_what_fails_takes_no_other_videos_record_with_it(model, tmp_path, monkeypatch):
+    (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("data.records.write_pieces", interrupted)
+        run(model, tmp_path / "a.gif", "--prompt", "a")
+    assert run(model, tmp_path / "a.mp4", "--prompt", "a") == [path]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("data.records.write_pieces", interrupted)
+        run(model, tmp_path / "b.mp4", "--prompt", "a")
+    assert not list(tmp_path.glob("b.*"))
+
+
+def test_prompts_are_read_as_utf_8_a_line_each(model, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa red\u2028circle\r\nb\n".encode())
+    assert sample.read_prompts([f"@{file}"]) == ["a red\u2028circle", "b"]
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"prompts.txt is not text in UTF-8: expected a prompt a line"):
+        sample.read_prompts([f"@{file}"])
+
+
+def test_damaged_models_are_named(model, tmp_path):
+    weights = tmp_path / "model" / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"^[^\n]*generator.safetensors is damaged or no safetensors file"):
+        run(model, tmp_path / "a.mp4", "--prompt", "a")
+    (tmp_path / "model" / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"config.yaml is not a model's configuration of format"):
+        run(model, tmp_path / "a.mp4", "--prompt", "a")
+
+
+@pytest.mark.filterwarnings("ignore:this model was trained for")
+def test_stills_are_connected_and_outpaint_keeps_the_side_that_is_not_named(model, clip, tmp_path):
+    still, moving = str(clip / "still.png"), str(clip / "clip.mp4")
+    for i, inputs in enumerate([(still, still), (moving, still), (still, moving), (moving, moving)]):
+        (path,) = run(model, tmp_path / f"{i}.gif", "--task", "connect", *(f"--input={file}" for file in inputs))
+        assert read_clip(path)[0].shape[1] == (9, 17, 13, 13)[i]
+    (path,) = run(model, tmp_path / "wide.gif", "--task", "outpaint", "--input", moving, "--height", "32")
+    assert read_clip(path)[0].shape == (3, 9, 32, 24)
+
+
 def test_masks_are_boxes_pictures_videos_and_folders(model, clip, tmp_path):
     white = torch.full((3, 9, 16, 24), -1.0)
     white[:, :, :8, :8] = 1
     write_clip(tmp_path / "mask.gif", white, 8)
     for i in range(9):
         write_clip(tmp_path / f"masks/{i}.png", white[:, i : i + 1], 8)
+    (tmp_path / "masks" / "more").mkdir()
     files = []
     for mask in ("0,0,8,8", "mask.gif", "masks", "masks/0.png"):
         mask = mask if "," in mask else str(tmp_path / mask)
@@ -340,6 +399,11 @@ def test_a_wrong_flag_is_one_line_and_exit_status_2(model, tmp_path, capsys):
 def test_out_of_a_wrong_kind_and_an_empty_prompt(model, tmp_path):
     with pytest.raises(ValueError, match=r"--out ends in .avi, expected .mp4"):
         run(model, tmp_path / "a.avi", "--prompt", "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--out is a file, expected .mp4"):
+        run(model, tmp_path / "file", "--prompt", "a")
+    (tmp_path / "run-0.7").mkdir()
+    assert run(model, tmp_path / "run-0.7", "--prompt", "a")[0].parent == tmp_path / "run-0.7"
     with pytest.raises(ValueError, match="text2video needs a --prompt"):
         run(model, tmp_path / "a.mp4")
 
@@ -430,7 +494,9 @@ def test_expanded_prompts_are_in_the_record_beside_what_was_typed(model, tmp_pat
 
 def test_odd_numbers_are_refused_before_anything_is_made(model, tmp_path):
     for args, words in (
-        (["--fps", "0"], "--fps is 0, expected more than 0"),
+        (["--fps", "0"], "--fps is 0, expected at least 0.01"),
+        (["--window", "0"], "0 frames do not fit"),
+        (["--window", "0", "--task", "loop"], "0 frames do not fit"),
         (["--fps", "60"], "of a .gif 50"),
         (["--guidance", "nan"], "expected a finite number"),
         (["--seed", "9" * 20], "62 bits"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -102,14 +103,26 @@ def _from_folder(folder: Path, part: str) -> tuple[dict, dict]:
     file = folder / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{folder} holds no config.yaml: expected a folder that training or an export has written")
-    config = yaml.safe_load(file.read_text())
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{file} is not a model's configuration of format {FORMAT}")
+    config = _read_config(file)
     if part not in config:
         raise ValueError(
             f"{folder} holds no {part}: it has {', '.join(k for k in config if k not in ('format', 'clip'))}"
         )
-    return config[part], load_file(folder / f"{part}.safetensors")
+    weights = folder / f"{part}.safetensors"
+    try:
+        return config[part], load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged or no safetensors file: copy or download it again ({error})") from error
+
+
+def _read_config(file: Path) -> dict:
+    try:
+        config = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{file} is not a model's configuration of format {FORMAT}")
+    return config
 
 
 def _from_checkpoint(path: Path, part: str) -> tuple[dict, dict]:

@@ -134,6 +134,16 @@ def test_what_cannot_be_read_does_not_stand_alone_in_its_bucket(root):
         assert all(folder[index].clip.shape[1:] == (5, 24, 32) for index in range(5))
 
 
+def test_a_video_that_is_too_short_becomes_no_still_where_stills_are_many(root):
+    for i in range(4):
+        write_clip(root / f"still{i}.png", moving(9, frames=1), 10)
+    write_clip(root / "short.mp4", moving(5, frames=3), 10)
+    folder = quiet(str(root), buckets=[[9, 24, 32], [5, 24, 32]])
+    short = [file.name for file in folder.files].index("short.mp4")
+    with pytest.warns(UserWarning, match="short.mp4"):
+        assert folder[short].clip.shape == (3, 9, 24, 32) and "short.mp4" in folder[short].skipped[0]
+
+
 # ---- Captions -------------------------------------------------------------------------------------------------------
 
 

@@ -254,6 +254,21 @@ def test_edit_forgets_its_share(model, forget):
     assert (~tasks.edit(before, 0.5, K, scores).known).flatten().nonzero().flatten().tolist() == list(range(9))
 
 
+def test_an_empty_prompt_is_no_text_to_the_likelihood_either(model):
+    tokens = model.encode(clip(9)[None])
+    with torch.no_grad():
+        model.generator.null_text.normal_()
+        empty = model.likelihood(tokens, "")
+        model.generator.null_text.zero_()
+        assert not torch.equal(empty, model.likelihood(tokens, ""))
+
+
+def test_what_goes_on_is_as_large_as_what_it_goes_on_from(model):
+    assert tokens_of(model, "extend", [clip(9, height=24, width=32)]).shape == (1, 5, 3, 4)
+    with pytest.raises(ValueError, match=r"cannot be the beginning of .* give it the size of the output"):
+        tokens_of(model, "extend", [clip(9, height=24, width=32)], height=16, width=24)
+
+
 def test_likelihood_tells_tokens_that_fit_from_those_that_do_not(model):
     class Dummy(torch.nn.Module):
         digits, mask_id, codebook_size, patch_size = (5, 25), K, K, 1
