@@ -80,7 +80,7 @@ def parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
     p.add_argument("--steps", type=int, default=16)
     p.add_argument(
-        "--guidance", type=float, help="classifier-free, 1 is none; default: 2, of connect by a model of transitions 5"
+        "--guidance", type=float, help="classifier-free, 1 is none; default: 2, of connect by a model of transitions 7"
     )
     p.add_argument(
         "--guidance_interval",

@@ -175,7 +175,7 @@ TASKS: dict[str, Task] = {
         loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, prompt=True
     ),
     "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
-    "connect": Task(connect, 'from one --input into another, told "this, then that"', 2, ("ends",), True, guidance=5.0),
+    "connect": Task(connect, 'from one --input into another, told "this, then that"', 2, ("ends",), True, guidance=7.0),
     "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
     "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
     "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),

@@ -325,7 +325,7 @@ def test_a_transition_between_clips_is_guided_more(model):
     plain, trained = ("text", "ends"), ("text", "ends", "transitions")
     for model.generator.trained_for, asked, scale in (
         (plain, {}, 2.0),
-        (trained, {}, 5.0),
+        (trained, {}, 7.0),
         (trained, {"guidance": 3.0}, 3.0),
     ):
         scales.clear()
