@@ -255,7 +255,7 @@ def run_task(model: Watched, name: str, given: list[Case], fps: float) -> dict:
 def run_drifts(model: VideoGenerator, count: int, seed: int) -> dict:
     """Slopes a second of contrast and saturation, of clips that are extended ten times and of real ones as long."""
     begun, fps = model.clip["frames"], model.clip["fps"]
-    size = window(model.tokenizer.latent_shape(model.window, model.clip["height"], model.clip["width"])[0])
+    size = window(model)
     new = (size - size // 2) * model.tokenizer.time_compression
     shapes = Shapes("test", objects=[1], seed=seed, **model.clip | {"frames": begun + EXTENSIONS * new})
     found = {f"{arm} {name}": [] for arm in ("made", "real") for name in ("contrast", "saturation")}

@@ -2,12 +2,13 @@
 
     python benchmarks/drift.py --model models/showcase [--clips 16] [--extensions 10] [--lpips FILE]
 
-Real clips are extended window by window, as long as a clip of the training, each told the last latent frames of the one
-before. One arm keeps them as integers, as ``--task extend`` does; the other decodes them and encodes the pixels again,
-as one has to whose tool takes a video file. All else is the same, seeds too. Printed are the brightness (mean) and
-contrast (standard deviation) of the frames of every extension, on a scale from -1 to 1, and their slopes an extension
-with standard errors over clips; with ``--lpips``, weights of an AlexNet, also how far its features are from those of
-the clip's last frame. Beside them stand the real clips, as long: in these, too, things leave the picture.
+Real clips are extended window by window, in the model's own (``VideoGenerator.window``), each told the last latent
+frames of the one before. One arm keeps them as integers, as ``--task extend`` does; the other decodes them and encodes
+the pixels again, as one has to whose tool takes a video file. All else is the same, seeds too. Printed are the
+brightness (mean) and contrast (standard deviation) of the frames of every extension, on a scale from -1 to 1, and their
+slopes an extension with standard errors over clips; with ``--lpips``, weights of an AlexNet, also how far its features
+are from those of the clip's last frame. Beside them stand the real clips, as long: in these, too, things leave the
+picture.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def extended(
 
     Windows are those of ``tasks.windows``: pieces of the middle, a latent frame shorter than a clip, half overlapping.
     """
-    size, ft = window(tokens.shape[1]), model.tokenizer.time_compression
+    size, ft = window(model), model.tokenizer.time_compression
     overlap = size // 2
     for turn in tqdm(range(extensions), desc="encoded anew" if anew else "integers"):
         if anew:
@@ -47,9 +48,9 @@ def extended(
     return tokens
 
 
-def window(length: int) -> int:
-    """Latent frames of a piece of the middle, of a model of clips of ``length``."""
-    return max(2, length - 1)
+def window(model: VideoGenerator) -> int:
+    """Latent frames of a model's windows, pieces of the middle."""
+    return max(2, model.tokenizer.latent_shape(model.window, model.clip["height"], model.clip["width"])[0] - 1)
 
 
 def slope(values: Tensor) -> tuple[float, float]:
@@ -70,8 +71,8 @@ def main(args=None) -> None:
     options = parser.parse_args(args)
 
     model = VideoGenerator.from_pretrained(options.model)
-    begun, count = model.clip["frames"], options.extensions
-    size = window(model.tokenizer.latent_shape(*(model.clip[axis] for axis in ("frames", "height", "width")))[0])
+    size, count = window(model), options.extensions
+    begun = max(model.clip["frames"], 1 + size // 2 * model.tokenizer.time_compression)
     new = (size - size // 2) * model.tokenizer.time_compression  # frames an extension
     shapes = Shapes("test", objects=[1], seed=1, **model.clip | {"frames": begun + count * new})
     examples = [shapes[i] for i in range(options.clips)]
