@@ -1,5 +1,9 @@
 """H1: which tests a task passes, and what follows from all of them."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -78,3 +82,16 @@ def test_a_task_without_a_border_has_no_seam():
 def test_a_task_without_a_text_has_no_share():
     one = Capability.of("connect", found() | {"right": [], "chance": [], "real": []})
     assert one.right is None and one.clips == 256 and set(one.failures()) == {"seam"}
+
+
+def test_the_verdict_in_the_docs_is_that_of_what_was_found():
+    docs = Path(__file__).parents[2] / "docs"
+    kept = json.loads((docs / "tasks" / "capabilities.json").read_text())
+    results = {task: Capability.of(task, found) for task, found in kept["found"].items()}
+    assert len(results) == 15 and kept["about"]["clips"] == 256 and kept["about"]["seed"] == 6
+    verdict = judge_capabilities(results, {}, whole=True)
+    (told,) = re.findall(r"^- \*\*H1\*\*.*?\*\*(.*?)\*\*", (docs / "hypothesis.md").read_text(), flags=re.M | re.S)
+    assert told == verdict.word
+    table = (docs / "tasks.md").read_text()
+    for one in results.values():
+        assert " | ".join(one.cells()[1:]) in table, one.task
