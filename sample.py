@@ -143,7 +143,7 @@ def main(args: list[str] | None = None) -> list[Path]:
     options.window = windows(options, model)[1]
     records = describe(options, model, job, fps, dict(zip(options.prompt, typed, strict=True)))
     todo = {path: record for path, record in records.items() if not is_made(path, record)}
-    for path in todo:
+    for path in todo:  # what is wrong with a folder is said before anything is computed
         path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), unit="clip", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(todo), options.batch_size):

@@ -57,12 +57,12 @@ def write_with_record(path: Path, pieces: Iterable[torch.Tensor], record: dict) 
     """
     beside = path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    others = beside.exists()  # the same video in another format
+    shared = beside.exists()  # with the same video in another format
     beside.write_text(json.dumps(record, indent=1) + "\n")
     try:
         write_pieces(path, pieces, record["fps"])
     except BaseException:
-        if not others:
+        if not shared:
             beside.unlink(missing_ok=True)
         raise
 
