@@ -120,6 +120,8 @@ class VideoTransformer(Configurable, nn.Module):
         hidden = hidden + self.place(borders(grid, middle, hidden.device))
         if text.actions is not None:
             hidden = hidden + text.actions.repeat_interleave(grid[1] * grid[2], dim=1)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         stretch = self.rotary_fps / fps if self.rotary_fps else None
         rotation = rotary(grid, self.head_dim, hidden.device, stretch)
         told = self.level(sinusoid(level, 256))  # b dim
@@ -137,7 +139,7 @@ class VideoTransformer(Configurable, nn.Module):
         for i, (block, keys_and_values) in enumerate(zip(self.blocks, text.keys_and_values, strict=True)):
             update = None if cache is None else partial(cache.update, i)
             hidden = block(hidden, rotation, modulation, keys_and_values, text_mask, update)
-        hidden = self.norm(hidden)
+        hidden = self.norm(hidden.float())
         return hidden if cache is None else cache.put(hidden, n)
 
 
@@ -146,6 +148,10 @@ class Norm(nn.LayerNorm):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), None, self.eps)
 
 
 class Block(nn.Module):
@@ -161,7 +167,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotation: Tensor, modulation: Tensor, keys_and_values, text_mask: Tensor, update=None
     ) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).unbind(0)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).to(x.dtype).unbind(0)
         y = self.attention_norm(x) * (1 + scale_a) + shift_a
         x = x + (1 + gate_a) * self.attention(y, rotation, update)
         x = x + self.text(self.text_norm(x), keys_and_values, text_mask)

@@ -14,6 +14,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from vq.hardware import moved
+
 DRAWS = "splitmix64"  # what records call these numbers
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # int64 is what torch computes with, and wraps around
 MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
@@ -35,11 +37,21 @@ class Draws:
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 (b, *shape) in (0, 1), neither 0 nor 1."""
-        self.turn += 1
-        keys = mix(self.keys + self.turn * GOLDEN % 2**63)
+        return self.uniforms(1, *shape)[0]
+
+    def uniforms(self, turns: int, *shape: int) -> Tensor:
+        """The draws of so many turns at once, float32 (turns, b, *shape)."""
+        steps = [(self.turn + 1 + i) * GOLDEN % 2**63 for i in range(turns)]
+        self.turn += turns
+        keys = mix(self.keys + moved(torch.tensor(steps), self.keys.device)[:, None])[..., None]
         cells = torch.arange(1, math.prod(shape) + 1, device=keys.device) * GOLDEN
-        bits = _shifted(mix(keys[:, None] + cells), 41)  # 23 of them, so that half a step more is still a float32
-        return ((bits.float() + 0.5) * 2.0**-23).view(len(keys), *shape)
+        bits = _shifted(mix(keys + cells), 41)  # 23 of them, so that half a step more is still a float32
+        return ((bits.float() + 0.5) * 2.0**-23).view(turns, len(self.keys), *shape)
+
+    def silence(self, *shape: int) -> Tensor:
+        """Zeros (b, *shape) for who does not listen to this turn's noise; the next turn is the same as after it."""
+        self.turn += 1
+        return torch.zeros((), device=self.keys.device).expand(len(self.keys), *shape)
 
     def gumbel(self, *shape: int) -> Tensor:
         """Gumbel(0, 1) noise, float32 (b, *shape), between -2.8 and 16.6."""

@@ -28,6 +28,7 @@ from generator.backbone import TextMemory, VideoTransformer
 from generator.guidance import unguided
 from generator.text import Text, TextEncoder
 from vq.config import Configurable
+from vq.hardware import moved
 from vq.quantizers import to_digits
 
 
@@ -101,7 +102,7 @@ class TokenGenerator(Configurable, nn.Module):
         text = texts if isinstance(texts, Text) else self.text(texts)
         tokens, mask = text.tokens, text.mask
         if drop is not None:
-            drop = drop.to(tokens.device)
+            drop = moved(drop, tokens.device)
             tokens = torch.where(drop[:, None, None], self.null_text.to(tokens.dtype), tokens)
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = torch.where(drop[:, None], first, mask)
@@ -157,7 +158,7 @@ class MaskedGenerator(TokenGenerator):
 
         Args:
             tokens: int64 (b, t, h, w), ``mask_id`` where unknown.
-            where: bool (b, t, h, w), the m positions to predict.
+            where: bool (b, t, h, w), the m positions to predict, here or on the CPU.
             middle: the grid is a piece from the middle of a video; see ``Canvas``.
             fps: frames a second (b,), for a backbone that is told of them.
             cache: for steps that compute some positions only; see ``generator.caching``.
@@ -186,7 +187,7 @@ class MaskedGenerator(TokenGenerator):
         if draft is not None:
             hidden = hidden + self.embed(draft, self.draft_embeddings)
         ratio = masked.flatten(1).float().mean(1)
-        return self.transform(hidden, ratio, text, middle, fps, cache)[where]
+        return at(self.transform(hidden, ratio, text, middle, fps, cache), where)
 
 
 class DigitEmbedding(nn.Module):
@@ -244,6 +245,15 @@ class Head(nn.Module):
         return F.linear(cells + self.down(F.silu(self.up(self.norm(cells)))), weight, bias)
 
 
+def at(values: Tensor, where: Tensor) -> Tensor:
+    """Of values (b, t, h, w, ...) those where a mask (b, t, h, w) is True, (m, ...), in the order of ``values[where]``.
+
+    A mask on the CPU is counted there: a GPU that is asked how many they are is waited for.
+    """
+    places = moved(where.flatten().nonzero()[:, 0], values.device)
+    return values.flatten(0, 3).index_select(0, places)
+
+
 def masked_loss(
     model: MaskedGenerator,
     tokens: Tensor,
@@ -267,11 +277,11 @@ def masked_loss(
         untold: the null text, for a model that is told a scale of guidance with ``text``: its answers are guided ones,
             and the loss is that of those behind them (``generator.guidance.unguided``), at a pass more.
     """
-    shown = tokens.masked_fill(where, model.mask_id) if shown is None else shown
-    targets = to_digits(tokens[where], model.digits)  # m digits
+    shown = tokens.masked_fill(moved(where, tokens.device), model.mask_id) if shown is None else shown
+    targets = to_digits(at(tokens, where), model.digits)  # m digits
     answers = model(shown, where, text, middle, fps, draft=draft)
     if untold is not None:
-        scale = text.guidance[where.nonzero()[:, 0], None]
+        scale = at(text.guidance.view(-1, 1, 1, 1).expand(where.shape), where)[:, None]
         with torch.no_grad():
             without = model(shown, where, untold, middle, fps, draft=draft)
 
@@ -282,7 +292,7 @@ def masked_loss(
             return unguided(guided, unconditional, scale)
 
         answers = [partial(behind, *pair) for pair in zip(answers, without, strict=True)]
-    return digits_loss(answers, targets, label_smoothing, None if weights is None else weights[where])
+    return digits_loss(answers, targets, label_smoothing, None if weights is None else at(weights, where))
 
 
 def digits_loss(

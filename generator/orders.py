@@ -40,9 +40,10 @@ class Order:
 
     Attributes:
         blind: nothing but grid, progress and noise matters, so that the cells are known before the network is asked.
+        noisy: the noise matters; it is zero for an order that says it does not.
     """
 
-    blind = False
+    blind, noisy = False, True
 
     def scores(self, cells: Cells) -> Tensor:
         """A number a cell, (b, n): the highest of the masked ones are committed, as many as the schedule demands."""
@@ -57,7 +58,7 @@ class Halton(Order):
     """Low-discrepancy order in space and time: cells that are committed together are far apart, so that they can hardly
     contradict each other (Halton-MaskGIT, arXiv 2503.17076, in three dimensions)."""
 
-    blind = True
+    blind, noisy = True, False
 
     def scores(self, cells: Cells) -> Tensor:
         return -halton_ranks(cells.grid).to(cells.gumbel).expand_as(cells.gumbel)

@@ -12,14 +12,16 @@ from torch import Tensor
 from generator.conditioning import draw_known
 from generator.schedules import Schedule
 from generator.weights import Weight, slope
+from vq.hardware import moved
 
 
 @dataclass(frozen=True)
 class Puzzle:
     """What the model is given, what it has to tell, and what each answer weighs.
 
-    ``shown`` int64 (b, t, h, w) is ``mask_id`` where hidden. ``asked`` bool (b, t, h, w). ``weights`` float of the same
-    shape sum up the losses of the asked cells; None: their mean.
+    ``shown`` int64 (b, t, h, w) is ``mask_id`` where hidden. ``asked`` bool (b, t, h, w) is on the CPU, where it can be
+    counted without waiting for a GPU. ``weights`` float of the same shape sum up the losses of the asked cells; None:
+    their mean.
     """
 
     shown: Tensor
@@ -56,12 +58,12 @@ def draw_puzzle(
     if frame_ratios and torch.rand((), generator=rng) < frame_ratios:
         u = torch.rand(b, t, generator=rng)
     hidden = random_masks(tokens.shape, schedule(u), rng, known)
-    weights = token_weights(hidden, known, u, schedule, weight).to(tokens.device) if weight else None
+    weights = moved(token_weights(hidden, known, u, schedule, weight), tokens.device) if weight else None
     shown, asked = tokens, hidden
     if corruption:
         shown, doubtful = corrupt(tokens, ~hidden & ~known, corruption, rng)
         asked = hidden | doubtful
-    return Puzzle(shown.masked_fill(hidden.to(tokens.device), mask_id), asked.to(tokens.device), weights)
+    return Puzzle(shown.masked_fill(moved(hidden, tokens.device), mask_id), asked, weights)
 
 
 def draw_clean(
@@ -131,8 +133,8 @@ def corrupt(tokens: Tensor, visible: Tensor, most: float, rng: torch.Generator) 
     share = most * torch.rand(len(tokens), 1, 1, 1, generator=rng)
     doubtful = (torch.rand(tokens.shape, generator=rng) < share) & visible
     wrong = doubtful & (torch.rand(tokens.shape, generator=rng) < 0.5)
-    others = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, generator=rng).to(tokens.device)]
-    return torch.where(wrong.to(tokens.device), others, tokens), doubtful
+    others = tokens.flatten()[moved(torch.randint(tokens.numel(), tokens.shape, generator=rng), tokens.device)]
+    return torch.where(moved(wrong, tokens.device), others, tokens), doubtful
 
 
 def token_weights(hidden: Tensor, known: Tensor, u: Tensor, schedule: Schedule, weight: Weight) -> Tensor:

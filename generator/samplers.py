@@ -98,15 +98,16 @@ def sample(
         if not busy.any():
             continue
         asked = masked
+        noise = now.gumbel if order.noisy else now.silence
         if lean:
-            cells = Cells(grid, progress, now.gumbel(n))
+            cells = Cells(grid, progress, noise(n))
             asked = _highest(order.scores(cells), masked, count)
         heat = last / 2 if revising else first + (last - first) * step / max(1, steps - 1)
         drawn, *judged = draw(predict(tokens, asked, progress), asked, now, heat, top_k, top_p, judge=not order.blind)
         commit = asked
         if not lean and not revising:
             told = (_on_grid(number, asked).flatten(1) for number in judged)
-            cells = Cells(grid, progress, now.gumbel(n), *told)
+            cells = Cells(grid, progress, noise(n), *told)
             commit = _highest(order.scores(cells), masked, count) | order.sure(cells).view_as(masked) & masked
         tokens = torch.where(commit, _on_grid(drawn, asked), tokens)
         likely = torch.where(commit, _on_grid(judged[0], asked).exp(), likely)
@@ -150,14 +151,15 @@ def draw_tokens(
 
     How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
     """
-    places = asked.nonzero(as_tuple=True)
-    digits = torch.empty(len(places[0]), 0, dtype=torch.long, device=asked.device)
+    places = asked.flatten().nonzero()[:, 0]
+    digits = torch.empty(len(places), 0, dtype=torch.long, device=asked.device)
+    shares = draws.uniforms(len(predictions), *asked.shape[1:]).flatten(1)[:, places] if temperature > 0 else None
     sizes, confidence, margin, entropy = [], 0, torch.tensor(torch.inf, device=asked.device), 0
-    for predict in predictions:
+    for i, predict in enumerate(predictions):
         logits = predict(digits).float()
         if temperature > 0:
             odds = _heated(_likeliest(logits, temperature, top_k, top_p), temperature)
-            chosen = _pick(odds, draws.uniform(*asked.shape[1:])[places])
+            chosen = _pick(odds, shares[i])
         else:
             chosen = logits.argmax(1, keepdim=True)
         log_probs = logits.log_softmax(1)

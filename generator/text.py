@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data import hub
 from vq.config import Configurable
+from vq.hardware import moved
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ByteText(TextEncoder):
         nn.init.normal_(self.positions, std=0.2)
 
     def forward(self, texts: list[str]) -> Text:
-        letters = self._write(texts).to(self.positions.device)  # (b, l, WORD)
+        letters = moved(self._write(texts), self.positions.device)  # (b, l, WORD)
         mask = letters[..., 0] != self.FILL  # (b, l)
         words = self.spell(self.letters(letters).flatten(2)) + self.positions[: mask.shape[1]]  # (b, l, d)
         # the fused kernel's backward pass is slow on CPUs for texts this short: a twentieth of a small model's step

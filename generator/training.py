@@ -20,6 +20,7 @@ from generator.puzzles import draw_clean, draw_puzzle, random_masks, with_tails
 from generator.text import TextEncoder
 from generator.upscaling import Drafts
 from generator.weights import Weight
+from vq.hardware import moved
 from vq.training import begin_with, optimizer
 
 
@@ -98,7 +99,7 @@ class GeneratorTraining(FrozenTokenizer):
         told, untold = self._told(batch, drop, span), None
         if most := self.generator.backbone.most_guidance:
             share = 1 / most + (1 - 1 / most) * torch.rand(len(tokens), generator=rng)  # one over the scale
-            told = replace(told, guidance=(1 / share).masked_fill(drop, 1.0).to(self.device))
+            told = replace(told, guidance=moved((1 / share).masked_fill(drop, 1.0), self.device))
             with torch.no_grad():
                 untold = self._told(batch, torch.ones_like(drop), span)
         loss, logs = masked_loss(
@@ -122,7 +123,7 @@ class GeneratorTraining(FrozenTokenizer):
         tokens = self._tokens(batch)
         u = torch.arange(len(tokens)) / len(tokens)
         known = with_tails(torch.zeros(tokens.shape, dtype=torch.bool), self._tails(batch, Span.whole(tokens.shape[1])))
-        mask = random_masks(tokens.shape, self.schedule(u), rng, known).to(tokens.device)
+        mask = random_masks(tokens.shape, self.schedule(u), rng, known)
         draft = self.drafts and self.drafts(batch.video, self.tokenizer, rng)
         loss, logs = masked_loss(self.generator, tokens, mask, self._told(batch), fps=batch.fps, draft=draft)
         self._report("val", loss, logs, len(tokens))
@@ -189,7 +190,7 @@ class DiffusionTraining(LatentTraining):
         known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture, tails)
         noise = torch.randn(latents.shape, generator=rng)
         time = logit_normal(u, self.generator.shift)
-        drawn = (x.to(self.device) for x in (known, time, noise))
+        drawn = (moved(x, self.device) for x in (known, time, noise))
         told = self._told(batch, drop, span)
         loss, logs = flow_loss(self.generator, latents, *drawn, told, span.middle, batch.fps)
         return self._report("train", loss, logs)
@@ -202,7 +203,7 @@ class DiffusionTraining(LatentTraining):
         known = torch.zeros(b, *latents.shape[2:], dtype=torch.bool)
         known = with_tails(known, self._tails(batch, Span.whole(latents.shape[2])))
         time, noise = self.TIMES[torch.arange(b) % len(self.TIMES)], torch.randn(latents.shape, generator=rng)
-        drawn = (x.to(self.device) for x in (known, time, noise))
+        drawn = (moved(x, self.device) for x in (known, time, noise))
         loss, logs = flow_loss(self.generator, latents, *drawn, self._told(batch), fps=batch.fps)
         self._report("val", loss, logs, b)
 

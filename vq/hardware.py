@@ -1,10 +1,11 @@
-"""What a device can be trusted with: bfloat16 arithmetic, and 3-D convolutions that are right."""
+"""What a device can be trusted with: bfloat16 arithmetic, 3-D convolutions that are right, and not to wait for it."""
 
 import shutil
 from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -13,6 +14,13 @@ def has_bf16(device: torch.device) -> bool:
         return True
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On another device, or as it is; a program that moves it to a GPU goes on at once, while the GPU has work left."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -51,3 +51,11 @@ def test_nothing_but_seed_and_turn_matters():
     assert alone.at(3).gumbel(8)[0].equal(together.at(3).gumbel(8)[1])
     assert not alone.at(3).gumbel(8).equal(alone.at(4).gumbel(8))
     assert Draws([2**64 - 1]).uniform(3).equal(Draws([-1]).uniform(3))
+
+
+def test_turns_at_once_are_turns_one_after_the_other_and_one_may_be_silent():
+    one, many = Draws([3, 7]), Draws([3, 7])
+    assert not one.silence(5).any() and one.silence(5).shape == (2, 5)
+    many.gumbel(5), many.gumbel(5)
+    assert many.uniforms(2, 4, 6).equal(torch.stack([one.uniform(4, 6), one.uniform(4, 6)]))
+    assert many.uniform(3).equal(one.uniform(3))
