@@ -39,8 +39,9 @@ from vq import pretrained
 FILES = (".mp4", ".gif", ".webm", ".png")
 # what a record says elsewhere, or what does not change a video; all other flags are its settings
 NO_SETTINGS = {"prompt", "seed", "frames", "height", "width", "fps"}
-NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile", "expand"}
+NO_SETTINGS |= {"num", "out", "device", "batch_size", "source", "compile", "expand", "asked"}
 KNOBS = ("temperature", "top_k", "top_p", "remask", "revisions", "refresh")  # flags that some generators ignore
+UNTOLD = ("steps", "guidance", "temperature", "remask", "revisions")  # flags whose default is the task's
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,8 @@ def parser() -> Parser:
     p.add_argument("--fps", type=float)
     p.add_argument("--num", type=int, default=1, help="samples a prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first sample; the next ones count up from it")
-    p.add_argument("--steps", type=int, default=16)
-    p.add_argument(
-        "--guidance", type=float, help="classifier-free, 1 is none; default: 2, of connect by a model of transitions 7"
-    )
+    p.add_argument("--steps", type=int, help="calls of the network; default: 28, but see docs/tasks.md")
+    p.add_argument("--guidance", type=float, help="classifier-free, 1 is none; default: 2, but see docs/tasks.md")
     p.add_argument(
         "--guidance_interval",
         "--guidance-interval",
@@ -92,11 +91,11 @@ def parser() -> Parser:
         help="guide between these shares of the steps only; revisions come at 1",
     )
     p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
-    p.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one, or of the first and last step")
+    p.add_argument("--temperature", type=float, nargs="+", help="one, or of the first and last step; default: 0.7")
     p.add_argument("--top_k", "--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
     p.add_argument("--top_p", "--top-p", type=float, default=1.0, help="... or from those that together are so likely")
-    p.add_argument("--remask", type=float, default=0.0, help="share of what is done that each step forgets")
-    p.add_argument("--revisions", type=int, default=12, help="further calls, each to make a third of the frames anew")
+    p.add_argument("--remask", type=float, help="share of what is done that each step forgets; default: 0.3")
+    p.add_argument("--revisions", type=int, help="further calls, each to make a third of the frames anew; default: 0")
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
     p.add_argument(
         "--mask",
@@ -125,8 +124,10 @@ def main(args: list[str] | None = None) -> list[Path]:
     check(options)
     device = find_device(options.device)
     model = VideoGenerator.from_pretrained(options.model, device)
-    if options.guidance is None:
-        options.guidance = model.guidance(TASKS[options.task])
+    usual = {name: getattr(Settings, name) for name in UNTOLD} | model.sampling(TASKS[options.task])
+    for name, value in usual.items():
+        if getattr(options, name) is None:
+            setattr(options, name, [value] if name == "temperature" else value)
     guidance = Guidance(options.guidance, *options.guidance_interval)
     if options.bf16:
         model.bfloat16()
@@ -168,11 +169,13 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
     """The command line, upon what ``--from`` tells; prompts out of their files."""
     p = parser()
     options = p.parse_args(args)
+    asked = [name for name in KNOBS if getattr(options, name) != p.get_default(name)]
     prompts, inputs = options.prompt and read_prompts(options.prompt), options.input
     if options.source:
         record = read_record(options.source)
         if "model" not in record["settings"]:
             raise ValueError(f"{options.source} tells of a game, by python -m generator.play: give a sample's .json")
+        record["settings"].setdefault("remask", 0.0)  # before there was any
         heat = record["settings"].get("temperature", [0.7])  # before there were ramps, a number
         record["settings"]["temperature"] = heat if isinstance(heat, list) else [heat]
         p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
@@ -180,7 +183,7 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
         options = p.parse_args(args)
         prompts = prompts or ([record["prompt"]] if isinstance(record["prompt"], str) else record["prompt"])
         inputs = inputs or record["settings"]["input"]
-    options.prompt, options.input = prompts or [], inputs or []
+    options.prompt, options.input, options.asked = prompts or [], inputs or [], asked
     return options
 
 
@@ -217,7 +220,8 @@ def check(options: argparse.Namespace) -> None:
     Guidance(stop=options.guidance_interval[1], start=options.guidance_interval[0])  # or says what is wrong
     if abs(options.seed) >= 2**62:
         raise ValueError(f"--seed {options.seed}: expected a number of 62 bits")
-    Settings(**{name: getattr(options, name) for name in (*RANGES, "temperature")})  # or says what is wrong
+    told = {name: getattr(options, name) for name in (*RANGES, "temperature")}
+    Settings(**{name: value for name, value in told.items() if value is not None})  # or says what is wrong
     if options.compile and options.refresh > 1:
         raise ValueError("--compile and --refresh do not go together: leave one of them out")
     if options.out.suffix not in FILES and not options.out.is_dir() and (options.out.suffix or options.out.exists()):
@@ -241,8 +245,8 @@ def sampling(options: argparse.Namespace, model: VideoGenerator) -> dict:
         names = ", ".join(kind.samplers)
         raise ValueError(f"{options.model} generates {kind.makes}: --sampler {options.sampler} is none of {names}")
     meant = knobs(model.generator)
-    for name in KNOBS:
-        if name not in meant and getattr(options, name) != parser().get_default(name):
+    for name in options.asked:
+        if name not in meant:
             raise ValueError(f"{options.model} generates {kind.makes}: --{name} means nothing to it, leave it out")
     sampler, told = kind.samplers[options.sampler](), {name: getattr(options, name) for name in KNOBS if name in meant}
     if "temperature" in told:

@@ -113,9 +113,9 @@ class OurGenerator:
         self.videos.bfloat16()
 
     def sample(self, texts: list[str], steps: int | None = None, **sampling) -> Tensor:
-        """Tokens (b, t, h, w), in Halton order without revisions."""
+        """Tokens (b, t, h, w), in Halton order without second thoughts."""
         canvas = tasks.text2video(self.setup.grid, self.model.mask_id).repeat(len(texts))
-        knobs = {"steps": steps or self.setup.steps, "guidance": self.setup.guidance, "revisions": 0} | sampling
+        knobs = {"steps": steps or self.setup.steps, "guidance": self.setup.guidance, "remask": 0.0} | sampling
         return self.videos.fill(canvas, texts, list(range(len(texts))), batch_size=len(texts), **knobs)
 
     def loss(self, tokens: Tensor, texts: list[str]) -> Tensor:

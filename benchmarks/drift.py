@@ -23,7 +23,6 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.shapes import Shapes
 from generator import tasks
-from generator.filling import knobs
 from generator.pipeline import VideoGenerator
 from vq.lpips import LPIPS
 
@@ -65,8 +64,6 @@ def main(args=None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--extensions", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--revisions", type=int, default=12)
     parser.add_argument("--lpips", help="weights of AlexNet, see vq.lpips")
     options = parser.parse_args(args)
 
@@ -79,10 +76,9 @@ def main(args=None) -> None:
     real, texts = torch.stack([e.clip for e in examples]), [e.text for e in examples]
     looks = options.lpips and LPIPS(options.lpips, "alex")
     report("real clips", real, begun, new, looks)
-    start, sampling = model.encode(real[:, :, :begun]), {"steps": options.steps, "revisions": options.revisions}
-    sampling = {name: value for name, value in sampling.items() if name in knobs(model.generator)}
+    start = model.encode(real[:, :, :begun])
     for anew in (False, True):
-        tokens = extended(model, start, texts, count, anew, **sampling)
+        tokens = extended(model, start, texts, count, anew)
         report("encoded anew" if anew else "integers", model.decode(tokens), begun, new, looks)
 
 

@@ -31,9 +31,12 @@ from generator.pipeline import VideoGenerator
 
 STEPS = (4, 8, 12, 16, 24, 32)
 MOMENTS = 2  # of each clip of a folder
-KNOBS = {  # against 16 steps in Halton order without revisions; what `sample.py` does comes first
-    "the default: 12 revisions": {"revisions": 12},
+PLAIN = {"steps": 16, "remask": 0.0, "revisions": 0}
+KNOBS = {  # on top of 16 steps in Halton order without second thoughts; what `sample.py` does comes first
+    "the default: 28 steps, remask 0.3": {"steps": 28, "remask": 0.3},
     "none of the following": {},
+    "28 steps": {"steps": 28},
+    "12 revisions": {"revisions": 12},
     "all cells asked": {"lean": False},
     "refresh 2": {"refresh": 2},
     "refresh 4": {"refresh": 4},
@@ -128,7 +131,7 @@ def main(args=None) -> None:
         print(f"| {name}", end="", flush=True)
         rights.append([])
         for steps in options.steps:
-            right, seconds = bench.run(order=ORDERS[name](), steps=steps, revisions=0)
+            right, seconds = bench.run(**PLAIN | {"order": ORDERS[name](), "steps": steps})
             rights[-1].append(right)
             print(f" | {show(right, seconds)}", end="", flush=True)
         print(f" | {show(torch.stack(rights[-1]))} |", flush=True)
@@ -139,7 +142,7 @@ def main(args=None) -> None:
         print("\n| knob | right, seconds a clip |\n|---|---|")
         for name in options.knobs or KNOBS:
             try:
-                cell = show(*bench.run(**{"revisions": 0} | KNOBS[name]))
+                cell = show(*bench.run(**PLAIN | KNOBS[name]))
             except ValueError as error:
                 if not bench.model.generator.backbone.most_guidance:
                     raise

@@ -39,10 +39,10 @@ def main(args=None) -> None:
     parser.add_argument("--steps", type=int, default=8, help="of the upscaler; so for the next three")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--revisions", type=int, default=0)
+    parser.add_argument("--remask", type=float, default=0.0)
     parser.add_argument("--sheet", help="a picture of the first four clips of the cascade: small, bicubic, upscaled")
     given = parser.parse_args(args)
-    how = {name: getattr(given, name) for name in ("steps", "guidance", "temperature", "revisions")}
+    how = {name: getattr(given, name) for name in ("steps", "guidance", "temperature", "remask")}
     upscaler, small = (VideoGenerator.from_pretrained(source) for source in (given.model, given.small))
     size = {axis: upscaler.clip[axis] for axis in ("frames", "height", "width", "fps")}
     examples = [Shapes("test", objects=[1], seed=1, **size)[i] for i in range(given.clips)]
@@ -63,9 +63,12 @@ def main(args=None) -> None:
         f"{given.clips} clips of {size['frames']}x{size['height']}x{size['width']}, {how}, torch {torch.__version__}\n"
     )
     print("| | PSNR | SSIM | shape | colour | motion | all | s a clip |\n|---|---|---|---|---|---|---|---|")
+    likeness = []
     for name, videos in (("shrunk", shrunk), ("shrunk, reconstructed", small.decode(small.encode(shrunk)))):
         for method in (bicubic, upscaled):
-            show(f"{name}, {method.__name__}", *timed(method, videos), examples, real)
+            made, spent = timed(method, videos)
+            show(f"{name}, {method.__name__}", made, spent, examples, real)
+            likeness.append((psnr(made, real), ssim(made, real)))
     show("large, reconstructed", *timed(reconstructed, real), examples, real)
     show("large", real, 0.0, examples)
 
@@ -77,9 +80,10 @@ def main(args=None) -> None:
     if given.large:
         large = VideoGenerator.from_pretrained(given.large)
         show("large samples", *timed(lambda texts: large(texts, **{k: size[k] for k in SIDES}), texts), examples)
-    print(
-        f"\nall right, upscaled less bicubic, sample by sample, in per cent: {cell(100 * (rights[1] - rights[0]), 1)}"
-    )
+    decibels, similarity = (above - below for below, above in zip(*likeness[2:], strict=True))
+    print("\nupscaled less bicubic, clip by clip:")
+    print(f"shrunk, reconstructed: PSNR {cell(decibels, 2)}, SSIM {cell(similarity, 4)}")
+    print(f"small samples: all right, in per cent {cell(100 * (rights[1] - rights[0]), 1)}")
     if given.sheet:
         rows = torch.stack([videos[:4] for videos, _ in ways], dim=1).flatten(0, 1)
         contact_sheet(given.sheet, rows, [f"{text} ({way})" for text in texts[:4] for way in ("bicubic", "upscaled")])

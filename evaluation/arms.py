@@ -28,6 +28,7 @@ from generator.orders import ORDERS
 from generator.pipeline import VideoGenerator
 
 TOLD = ("shape", "colour", "motion", "all")
+NUMBERS = ("steps", "guidance", "temperature", "revisions", "remask")  # of a sampling
 STRIDE = 1_000_003  # between the seeds of a prompt's samples
 # what draws samples and reads them; a report that is worded anew finds them again
 CODE = ("data", "generator", "vq", *(f"evaluation/{name}.py" for name in ("arms", "clips", "detector", "generation")))
@@ -39,7 +40,7 @@ class Sampling:
 
     Args:
         steps, guidance: of all arms.
-        temperature: of tokens. revisions, order: of what is masked.
+        temperature, remask: of tokens. revisions, order: of what is masked.
         solver: of latents. snap: whether they are brought to the nearest codes before they are decoded.
     """
 
@@ -47,6 +48,7 @@ class Sampling:
     guidance: float = 2.0
     temperature: float = 0.7
     revisions: int = 0
+    remask: float = 0.0
     order: str = "halton"
     solver: str = "euler"
     snap: bool = True
@@ -55,11 +57,11 @@ class Sampling:
         for name, table in (("order", ORDERS), ("solver", SOLVERS)):
             if getattr(self, name) not in table:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(table)}")
-        Settings(self.steps, self.guidance, temperature=self.temperature, revisions=self.revisions)  # or says what not
+        Settings(**{name: getattr(self, name) for name in NUMBERS})  # or says what not
 
     def settings(self, generator: Generator) -> dict:
         """Arguments of ``fill``, as far as they mean something to a generator."""
-        plain = {name: getattr(self, name) for name in ("steps", "guidance", "temperature", "revisions")}
+        plain = {name: getattr(self, name) for name in NUMBERS}
         every = plain | {"order": ORDERS[self.order](), "solver": SOLVERS[self.solver]()}
         return {name: value for name, value in every.items() if name in knobs(generator)}
 

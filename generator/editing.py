@@ -6,8 +6,8 @@ for several, so that what does not begin a video is encoded as a piece of its mi
 """
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 from data.transitions import then
 from generator import tasks
 from generator.draws import Draws
-from generator.filling import Settings
 from generator.tasks import Canvas
 from generator.upscaling import enlarge
 
@@ -154,6 +153,7 @@ class Task:
 
     ``about``: a line for the user; ``inputs``: how many clips; ``needs``: what a model must have been trained for;
     ``windowed``: made in windows of the longest clips that the model was trained at, unless another is asked for.
+    ``sampling``: what of ``generator.filling.Settings`` it has of its own, unless another is asked for.
     """
 
     run: Callable[..., Tensor]
@@ -162,7 +162,12 @@ class Task:
     needs: tuple[str, ...]
     windowed: bool = False
     prompt: bool = False  # whether it must have one
-    guidance: float = Settings.guidance  # of a model that has seen transitions, unless another is asked for
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    guidance: float | None = None  # as in ``sampling``, but of a model that has seen transitions alone
+
+
+# where what is made meets what is given, or itself: whole frames made anew, told those around them
+SMOOTH = {"steps": 16, "revisions": 12}
 
 
 TASKS: dict[str, Task] = {
@@ -172,17 +177,26 @@ TASKS: dict[str, Task] = {
     "extend": Task(extend, "goes on where --input, a clip, ends: to --frames in all", 1, ("prefix",), True),
     "extend-back": Task(extend_back, "what came before --input: --frames in all", 1, ("suffix",), True),
     "loop": Task(
-        loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, prompt=True
+        loop, "a video of the prompt that ends as it begins", 0, ("text", "ends", "middle"), True, True, SMOOTH
     ),
     "interpolate": Task(interpolate, "from one --input, a clip or a still, to another", 2, ("ends",)),
-    "connect": Task(connect, 'from one --input into another, told "this, then that"', 2, ("ends",), True, guidance=7.0),
+    "connect": Task(
+        connect, 'from one --input into another, told "this, then that"', 2, ("ends",), True, False, SMOOTH, 7.0
+    ),
     "inpaint": Task(inpaint, "makes the region --mask of --input anew", 1, ("region",)),
     "outpaint": Task(outpaint, "new borders around --input, to --height and --width", 1, ("region",)),
     "edit": Task(edit, "makes a share --strength of --input anew after the prompt", 1, ("text",), prompt=True),
     "story": Task(
         story, "one video of several --prompt, one after the other", 0, ("text", "prefix"), True, prompt=True
     ),
-    "upscale": Task(upscale, "enlarges --input, by a model that is trained for nothing else", 1, ("draft",), True),
+    "upscale": Task(
+        upscale,
+        "enlarges --input, by a model that is trained for nothing else",
+        1,
+        ("draft",),
+        True,
+        sampling={"steps": 8, "guidance": 1.0, "temperature": 0.0, "remask": 0.0},
+    ),
 }
 
 

@@ -71,17 +71,17 @@ class Settings:
     ``KNOBS`` says what means something to which kind of generator. ``ValueError`` for numbers out of range.
     """
 
-    steps: int = 16
+    steps: int = 28
     guidance: float | Guidance = 2.0
     order: Order | None = None
     temperature: float | tuple[float, float] = 0.7
-    revisions: int = 12
+    revisions: int = 0
     refresh: int = 1
     solver: Solver | None = None
     schedule: Schedule | None = None
     top_k: int | None = None
     top_p: float = 1.0
-    remask: float = 0.0
+    remask: float = 0.3
     lean: bool = True
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from generator import editing, tasks
 from generator.diffusion import Numbers
-from generator.filling import Generator, Piece, Settings, fill
+from generator.filling import Generator, Piece, Settings, fill, knobs
 from generator.jobs import Job, plan
 from generator.orders import halton_ranks
 from generator.tasks import Canvas
@@ -129,13 +129,16 @@ class VideoGenerator:
 
     def make(self, job: Job, texts: list[str], seeds: list[int], **sampling) -> Tensor:
         """Tokens (b, t, h, w) of b samples of a job, their texts and seeds; see ``fill`` for the rest."""
-        sampling = {"guidance": self.guidance(job.task)} | sampling
+        sampling = self.sampling(job.task) | sampling
         return job.task.run(self, job, editing.Fill(self, texts, seeds, job.window, sampling))
 
-    def guidance(self, task: editing.Task) -> float:
-        """The scale of a task where none is asked for, or as much of it as the model takes."""
-        scale = task.guidance if editing.knows_transitions(self) else Settings.guidance
-        return min(scale, self.generator.backbone.most_guidance or math.inf)
+    def sampling(self, task: editing.Task) -> dict:
+        """How a task is sampled where nothing else is asked for, as far as that is not as usual: see ``Settings``."""
+        own = {"guidance": Settings.guidance} | task.sampling
+        if task.guidance and editing.knows_transitions(self):
+            own["guidance"] = task.guidance
+        own["guidance"] = min(own["guidance"], self.generator.backbone.most_guidance or math.inf)
+        return {name: value for name, value in own.items() if name in knobs(self.generator)}
 
     def untrained(self, job: Job) -> list[str]:
         """What the job needs and the model was not trained for, if it tells what it was trained for."""

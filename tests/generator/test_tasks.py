@@ -332,7 +332,9 @@ def test_a_transition_between_clips_is_guided_more(model):
         model("a, then b", task="connect", inputs=[clip(9), clip(9)], steps=2, **asked)
         assert scales == [scale]
     model.generator.backbone.most_guidance = 4.0
-    assert model.guidance(editing.TASKS["connect"]) == 4.0 and model.guidance(editing.TASKS["extend"]) == 2.0
+    assert model.sampling(editing.TASKS["connect"]) == {"steps": 16, "revisions": 12, "guidance": 4.0}
+    assert model.sampling(editing.TASKS["extend"]) == {"guidance": 2.0}
+    assert model.sampling(editing.TASKS["upscale"]) == {"steps": 8, "guidance": 1.0, "temperature": 0.0, "remask": 0.0}
 
 
 EVERY = {

@@ -181,10 +181,12 @@ def test_the_card_of_an_upscaler_says_how_to_enlarge(model):
 def test_the_cascade_enlarges_one_video_after_the_other(model, tokenizer, generator):
     first = VideoGenerator(tokenizer, generator, CLIP)
     videos = first(["a", "b"], height=8, width=16, steps=2)
-    large = model.upscale(videos, ["a", "b"], seed=5, steps=2)
+    large = model.upscale(videos, ["a", "b"], seed=5, steps=2, temperature=1.0)
     assert large.shape == (2, 3, 9, 16, 32)
-    alone = model("b", task="upscale", inputs=[videos[1]], seed=6, steps=2)
-    assert torch.equal(large[1:], alone) and not torch.equal(large[1:], model.upscale(videos[1:], "c", steps=2))
+    alone = model("b", task="upscale", inputs=[videos[1]], seed=6, steps=2, temperature=1.0)
+    assert torch.equal(large[1:], alone) and not torch.equal(
+        large[1:], model.upscale(videos[1:], "b", seed=7, steps=2, temperature=1.0)
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- sizes
