@@ -1,7 +1,7 @@
 """The tests of H1 in docs/hypothesis.md: can one masked model of tokens do whatever the Sora report shows?
 
     python benchmarks/capabilities.py --model models/showcase --out out/capabilities [--clips 256] [--bf16]
-        [--seed 4] [--tasks extend loop] [--beside FOLDER]
+        [--seed 4] [--tasks extend loop] [--sampling JSON] [--beside FOLDER]
 
 Each task is run on clips of one object that training has never seen, and each is asked three things. (a) Known cells
 come back bit for bit, in every call of the sampler. (b) The new part shows what the text says: the lower bound of the
@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -278,6 +279,12 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--seed", type=int, default=4, help="of the clips: a verdict wants one never looked at")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument(
+        "--sampling",
+        type=json.loads,
+        default={},
+        help='of all tasks, in place of what each has: \'{"steps": 16, "remask": 0, "revisions": 12}\'',
+    )
     parser.add_argument("--tasks", nargs="+", help="some of them; all others are read from --out if they are there")
     parser.add_argument("--beside", type=Path, help="the --out of another model")
     options = parser.parse_args(args)
@@ -298,6 +305,8 @@ def main(args: list[str] | None = None) -> None:
         "trained for": sorted(model.generator.trained_for),
         "code": code_version(code=("data", "generator", "vq", *MEASURES)),
     }
+    if options.sampling:
+        about["sampling"], model.make = options.sampling, partial(model.make, **options.sampling)
     weights = {"model": fingerprint(model.tokenizer) + fingerprint(model.generator)}
     weights["latents"] = model.generator.of_latents
     watched, results = Watched(model), {}

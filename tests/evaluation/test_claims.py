@@ -1,5 +1,6 @@
 """Verdicts follow from intervals, by the rules of docs/hypothesis.md."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from evaluation.claims import (
     measure_cost,
     measure_scaling,
     points,
+    read_hits,
     sampling_cost,
     scaling_slope,
     stalls,
@@ -192,6 +194,16 @@ def test_the_verdict_on_attribution_follows_from_the_hits_that_are_kept():
     attribution = measure_attribution(found)
     assert discreteness(attribution) == "supported" and found.tokens.scaling.shape[1:] == (6, 2, 128)
     assert all(points(effect) in report for effect in vars(attribution).values())
+
+
+def test_what_is_said_of_tokens_by_arccos_follows_from_the_hits_that_are_kept():
+    docs = Path(__file__).parents[2] / "docs"
+    found = Found.load(docs / "comparison/attribution/found.json")
+    hits = read_hits(json.loads((docs / "comparison/attribution/arccos.json").read_text())["tokens"])
+    tokens = replace(found.tokens, scaling=torch.stack([found.tokens.scaling[0], hits]))
+    scaling, told = measure_scaling(replace(found, tokens=tokens)), (docs / "hypothesis.md").read_text()
+    assert hits.shape == (6, 2, 128) and points(scaling.differences[-1]) in told
+    assert f"{100 * hits.float().mean():.1f}% of the same prompts" in told
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
