@@ -91,11 +91,19 @@ def parser() -> Parser:
         help="guide between these shares of the steps only; revisions come at 1",
     )
     p.add_argument("--sampler", help=f"tokens: {', '.join(ORDERS)}; latents: {', '.join(SOLVERS)}; default: the first")
-    p.add_argument("--temperature", type=float, nargs="+", help="one, or of the first and last step; default: 0.7")
+    p.add_argument(
+        "--temperature", type=float, nargs="+", help="one, or of the first and last step; default: 0.7, but see there"
+    )
     p.add_argument("--top_k", "--top-k", type=int, help="draw from so many of the likeliest values only; default: all")
     p.add_argument("--top_p", "--top-p", type=float, default=1.0, help="... or from those that together are so likely")
-    p.add_argument("--remask", type=float, help="share of what is done that each step forgets; default: 0.3")
-    p.add_argument("--revisions", type=int, help="further calls, each to make a third of the frames anew; default: 0")
+    p.add_argument(
+        "--remask", type=float, help="share of what is done that each step forgets; default: 0.3, but see there"
+    )
+    p.add_argument(
+        "--revisions",
+        type=int,
+        help="further calls, each to make a third of the frames anew; default: 0, but see there",
+    )
     p.add_argument("--input", action="append", help="a clip or a still; interpolate and connect take two")
     p.add_argument(
         "--mask",
@@ -175,12 +183,14 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
         record = read_record(options.source)
         if "model" not in record["settings"]:
             raise ValueError(f"{options.source} tells of a game, by python -m generator.play: give a sample's .json")
-        record["settings"].setdefault("remask", 0.0)  # before there was any
         heat = record["settings"].get("temperature", [0.7])  # before there were ramps, a number
         record["settings"]["temperature"] = heat if isinstance(heat, list) else [heat]
         p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
         p.set_defaults(**{name: value for name, value in record["settings"].items() if name != "input"})
         options = p.parse_args(args)
+        if options.task != record["settings"].get("task", options.task):
+            p.set_defaults(**dict.fromkeys(UNTOLD))  # another task has settings of its own
+            options = p.parse_args(args)
         prompts = prompts or ([record["prompt"]] if isinstance(record["prompt"], str) else record["prompt"])
         inputs = inputs or record["settings"]["input"]
     options.prompt, options.input, options.asked = prompts or [], inputs or [], asked

@@ -12,6 +12,7 @@ picture.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,7 @@ def main(args=None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--extensions", type=int, default=10)
+    parser.add_argument("--sampling", type=json.loads, default={}, help="settings of the sampler: '{\"steps\": 16}'")
     parser.add_argument("--lpips", help="weights of AlexNet, see vq.lpips")
     options = parser.parse_args(args)
 
@@ -78,7 +80,7 @@ def main(args=None) -> None:
     report("real clips", real, begun, new, looks)
     start = model.encode(real[:, :, :begun])
     for anew in (False, True):
-        tokens = extended(model, start, texts, count, anew)
+        tokens = extended(model, start, texts, count, anew, **options.sampling)
         report("encoded anew" if anew else "integers", model.decode(tokens), begun, new, looks)
 
 

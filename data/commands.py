@@ -40,7 +40,7 @@ def run(main: Callable[[], Any]) -> Any:
 def find_device(name: str) -> str:
     """A device by its name, if it works; "auto" is a GPU where there is one, under torchrun one of each process.
 
-    From here on a GPU multiplies float32 matrices as TF32. ``ValueError`` for other names.
+    ``ValueError`` for others.
     """
     if name == "auto" and not torch.cuda.is_available():
         return "cpu"
@@ -50,7 +50,6 @@ def find_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} cannot be used here: expected auto, cpu, cuda, ...") from error
-    torch.backends.cuda.matmul.allow_tf32 = True
     return name
 
 

@@ -24,6 +24,7 @@ def read_record(path: str | Path) -> dict:
     try:
         record = json.loads(Path(path).read_text())
         if set(MAKES) <= record.keys():
+            record["settings"].setdefault("remask", 0.0)  # before there was any
             return record
     except (AttributeError, UnicodeDecodeError, json.JSONDecodeError):
         pass

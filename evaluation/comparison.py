@@ -212,8 +212,9 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
 
 def in_words(arm: str, sampling: Sampling) -> str:
     masked, heat = f"{sampling.order}, {sampling.revisions} revisions", f"temperature {sampling.temperature:g}"
+    forgets = f", remask {sampling.remask:g}" if sampling.remask else ""
     own = {
-        TOKENS: f"{masked}, {heat}",
+        TOKENS: f"{masked}{forgets}, {heat}",
         NOISY_TOKENS: heat,
         MASKED_LATENTS: f"{masked}, {HEAD_STEPS} steps of {sampling.solver} a cell",
         LATENTS: sampling.solver + ("" if sampling.snap else ", not snapped"),

@@ -26,7 +26,7 @@ class SamplePictures(Callback):
         steps, guidance: of the sampler.
     """
 
-    def __init__(self, prompts: list[str], steps: int = 12, guidance: float = 2.0) -> None:
+    def __init__(self, prompts: list[str], steps: int = 24, guidance: float = 2.0) -> None:
         self.prompts, self.steps, self.guidance = prompts, steps, guidance
 
     def on_validation_batch_end(self, trainer, training, outputs, batch, batch_idx, dataloader_idx=0) -> None:

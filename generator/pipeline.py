@@ -19,7 +19,7 @@ from generator.jobs import Job, plan
 from generator.orders import halton_ranks
 from generator.tasks import Canvas
 from vq import pretrained
-from vq.hardware import check_compiler, check_convolutions, has_bf16
+from vq.hardware import check_compiler, check_convolutions, has_bf16, tf32
 from vq.layers import TemporalConv
 from vq.quantizers import to_digits
 from vq.tokenizer import Tokenizer
@@ -34,8 +34,8 @@ class VideoGenerator:
         clip: the size that the model was trained at, and its default: frames, height, width, fps; where it knows
             longer clips, ``window`` are the frames of these, which is how much of a long video is made at once. A model
             keeps the two apart: ``trained_at`` is both.
-        device: where to compute; everything is float32, so that a sample depends on its seed alone, unless
-            ``bfloat16`` is called.
+        device: where to compute; everything is float32, of which a GPU multiplies as TF32, so that a sample depends on
+            its seed alone, unless ``bfloat16`` is called.
     """
 
     def __init__(self, tokenizer: Tokenizer, generator: Generator, clip: dict, device: str = "cpu") -> None:
@@ -134,11 +134,15 @@ class VideoGenerator:
 
     def sampling(self, task: editing.Task) -> dict:
         """How a task is sampled where nothing else is asked for, as far as that is not as usual: see ``Settings``."""
-        own = {"guidance": Settings.guidance} | task.sampling
+        meant, own = knobs(self.generator), {"guidance": Settings.guidance}
+        if "remask" not in meant and "revisions" in meant:
+            own |= editing.SMOOTH  # second thoughts of those that forget nothing
+        if set(task.sampling) <= set(meant):
+            own |= task.sampling
         if task.guidance and editing.knows_transitions(self):
             own["guidance"] = task.guidance
         own["guidance"] = min(own["guidance"], self.generator.backbone.most_guidance or math.inf)
-        return {name: value for name, value in own.items() if name in knobs(self.generator)}
+        return {name: value for name, value in own.items() if name in meant}
 
     def untrained(self, job: Job) -> list[str]:
         """What the job needs and the model was not trained for, if it tells what it was trained for."""
@@ -199,7 +203,7 @@ class VideoGenerator:
                 if actions is not None:
                     done = actions[rows, self.generator.actions.span(first, last, canvas.middle)].to(self.device)
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
+                with tf32(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
                     tokens = fill(self.generator, self.code, Piece(span, texts[rows], rate, done), draws, how)
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())

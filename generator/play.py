@@ -26,7 +26,13 @@ from generator.filling import knobs
 from generator.pipeline import VideoGenerator
 from vq import pretrained
 
-CERTAIN = {"steps": 4, "guidance": 1.0, "temperature": 0.5, "remask": 0.0}  # in a game little is left to chance
+CERTAIN = {
+    "steps": 4,
+    "guidance": 1.0,
+    "temperature": 0.5,
+    "remask": 0.0,
+    "revisions": 0,
+}  # in a game little is left to chance
 
 
 class Game:

@@ -82,15 +82,16 @@ def sample(
     likely = torch.zeros(tokens.shape, device=device)  # the probability that each committed token was drawn with
     for step in range(steps + revisions):
         revising, progress, now = step >= steps, min(1.0, step / steps), draws.at(step)
-        if revising:
-            tokens = tokens.masked_fill(third(grid, step - steps).to(device) & ~canvas.known, canvas.mask_id)
-        elif remask:
-            forgotten = _unlikely(likely, ~canvas.known & (tokens != canvas.mask_id), remask, now)
-            tokens = tokens.masked_fill(forgotten, canvas.mask_id)
         left = torch.zeros_like(unknown)
         if step < steps - 1:
             share = schedule(torch.tensor((step + 1) / steps, dtype=torch.float64))
             left = (share * unknown.double()).round().long()
+        if revising:
+            tokens = tokens.masked_fill(third(grid, step - steps).to(device) & ~canvas.known, canvas.mask_id)
+        elif remask:
+            forgotten = _unlikely(likely, ~canvas.known & (tokens != canvas.mask_id), remask, now)
+            waits = (tokens == canvas.mask_id).flatten(1).sum(1) <= left  # it would be computed for nothing else
+            tokens = tokens.masked_fill(forgotten & ~waits[:, None, None, None], canvas.mask_id)
         masked = tokens == canvas.mask_id
         count = masked.flatten(1).sum(1) - left  # to commit now, (b,)
         busy = count > 0  # a sample that is ahead of the schedule waits

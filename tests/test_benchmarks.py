@@ -148,7 +148,7 @@ def test_what_is_new_is_found_where_it_is_in_the_video(capabilities, saved, trai
 
 
 def test_integers_and_pixels_drift_beside_the_real_clips(program, saved, lpips_weights, capsys):
-    flags = ["--clips", "2", "--extensions", "2", "--steps", "2", "--revisions", "0", "--lpips", lpips_weights]
+    flags = ["--clips", "2", "--extensions", "2", "--sampling", '{"steps": 2}', "--lpips", lpips_weights]
     program("drift").main(["--model", saved, *flags])
     said = capsys.readouterr().out
     for arm in ("real clips", "integers", "encoded anew"):

@@ -9,10 +9,11 @@ from data.shapes import Shapes
 from evaluation.detector import score
 from generator.editing import TASKS
 from generator.pipeline import VideoGenerator
+from generator.upscaling import enlarge, shrink
 from vq.losses import psnr
 
 MODELS = Path(__file__).parents[1] / "models"
-NAMES = ("showcase", "emoji")
+NAMES = ("showcase", "emoji")  # of all tasks
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -20,7 +21,7 @@ def model(request) -> VideoGenerator:
     return VideoGenerator.from_pretrained(MODELS / request.param)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "showcase-upscaler"))
 def test_they_are_small_and_say_what_they_are(name):
     files = {file.name: file.stat().st_size for file in (MODELS / name).iterdir()}
     assert set(files) == {"config.yaml", "recipe.yaml", "README.md", "tokenizer.safetensors", "generator.safetensors"}
@@ -52,3 +53,14 @@ def test_a_large_frame_in_tiles_has_the_same_tokens_and_looks_no_worse():
     whole, tiled = tokenizer.decode(tokens), stream.decode(tokens)
     assert (tiled - whole).square().mean().sqrt() < 0.03  # of a range of 2: its attention sees a tile at a time
     assert psnr(tiled, video) > psnr(whole, video) - 0.2
+
+
+def test_the_upscaler_draws_what_the_showcase_makes_with_sharper_edges():
+    """Than bicubic interpolation does, and as much like the real large clip; how much, benchmarks/upscale.py tells."""
+    upscaler, showcase = (VideoGenerator.from_pretrained(MODELS / name) for name in ("showcase-upscaler", "showcase"))
+    examples = [Shapes("test", objects=[1], seed=6, frames=9, height=128, width=128)[i] for i in range(4)]
+    real = torch.stack([example.clip for example in examples])
+    small = showcase.decode(showcase.encode(shrink(real, 2)))
+    ways = [enlarge(small, 128, 128), upscaler.upscale(small, [example.text for example in examples], steps=4)]
+    edges = [way.diff(dim=-1).abs().flatten(1).topk(200).values.mean() for way in ways]
+    assert edges[1] > 1.1 * edges[0] and psnr(ways[1], real).mean() > psnr(ways[0], real).mean() - 0.5

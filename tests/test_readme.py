@@ -25,11 +25,12 @@ TRAININGS = [c for c in COMMANDS if c.startswith(".venv/bin/python train.py")]
 
 
 @pytest.fixture
-def place(tokenizer, generator, tmp_path, monkeypatch):
+def place(tokenizer, generator, upscaler, tmp_path, monkeypatch):
     """A working folder: configs, and models in the place of those that come with the repository."""
     (tmp_path / "configs").symlink_to(Path(__file__).parents[1] / "configs")
     for name in ("showcase", "emoji"):
         VideoGenerator(tokenizer, generator, CLIP).save_pretrained(tmp_path / "models" / name)
+    VideoGenerator(tokenizer, upscaler, CLIP).save_pretrained(tmp_path / "models/showcase-upscaler")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,7 +43,8 @@ def test_sampling_commands_in_their_order(place):
     for command in [c for c in SAMPLES if "--model models/" in c]:
         for path in sample.main([*shlex.split(command)[2:], "--steps", "2"]):
             video, _ = read_clip(place / path)
-            assert video.shape == (3, 1 if "text2image" in command else 9, 16, 24)
+            size = (32, 48) if "upscale" in command else (16, 24)
+            assert video.shape == (3, 1 if "text2image" in command else 9, *size)
 
 
 def test_training_commands_in_their_order(place):

@@ -1,6 +1,8 @@
 """What a device can be trusted with: bfloat16 arithmetic, 3-D convolutions that are right, and not to wait for it."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -21,6 +23,16 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Within it a GPU multiplies float32 matrices as TF32, some five times as fast as without."""
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def check_compiler(device: torch.device) -> None:
