@@ -188,8 +188,12 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
         p.set_defaults(seed=record["seed"], fps=record["fps"], **record["size"])
         p.set_defaults(**{name: value for name, value in record["settings"].items() if name != "input"})
         options = p.parse_args(args)
-        if options.task != record["settings"].get("task", options.task):
-            p.set_defaults(**dict.fromkeys(UNTOLD))  # another task has settings of its own
+        told = record["settings"].get("task", options.task)
+        if options.task != told in TASKS:  # what was as usual there is as usual here, which may be something else
+            usual = {name: getattr(Settings, name) for name in UNTOLD} | TASKS[told].sampling
+            usual = {name: [value, [value]] for name, value in usual.items()}
+            usual["guidance"].append(TASKS[told].guidance)
+            p.set_defaults(**{name: None for name in UNTOLD if record["settings"].get(name) in usual[name]})
             options = p.parse_args(args)
         prompts = prompts or ([record["prompt"]] if isinstance(record["prompt"], str) else record["prompt"])
         inputs = inputs or record["settings"]["input"]

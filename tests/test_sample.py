@@ -513,3 +513,16 @@ def test_what_is_cut_off_an_input_is_said(model, tmp_path):
         run(model, tmp_path / "a.gif", "--task", "extend", "--input", str(tmp_path / "seven.mp4"))
     with pytest.warns(UserWarning, match="of 7 frames the last 5 are used"):
         run(model, tmp_path / "b.gif", "--task", "extend-back", "--input", str(tmp_path / "seven.mp4"))
+
+
+def test_another_task_than_the_record_s_has_its_own_settings_where_none_were_asked_for(model, tmp_path):
+    settings = {"steps": 28, "guidance": 2.0, "temperature": [0.7], "remask": 0.3, "revisions": 0}
+    (path,) = run(model, tmp_path / "a.mp4", "--prompt", "a")
+    record = json.loads(path.with_suffix(".json").read_text())
+    for changed, steps in (({}, None), ({"steps": 5}, 5)):
+        record["settings"] |= settings | changed
+        path.with_suffix(".json").write_text(json.dumps(record))
+        again = ["--from", str(path.with_suffix(".json")), "--out", "b.mp4"]
+        same, loop = (sample.read_options([*again, *more]) for more in ([], ["--task", "loop"]))
+        assert same.steps == (steps or 28) and same.temperature == [0.7]
+        assert loop.steps == steps and loop.revisions is loop.temperature is None
