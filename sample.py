@@ -189,7 +189,7 @@ def read_options(args: list[str] | None) -> argparse.Namespace:
         p.set_defaults(**{name: value for name, value in record["settings"].items() if name != "input"})
         options = p.parse_args(args)
         told = record["settings"].get("task", options.task)
-        if options.task != told in TASKS:  # what was as usual there is as usual here, which may be something else
+        if told in TASKS and told != options.task:  # what was as usual there is as usual here, and may be another
             usual = {name: getattr(Settings, name) for name in UNTOLD} | TASKS[told].sampling
             usual = {name: [value, [value]] for name, value in usual.items()}
             usual["guidance"].append(TASKS[told].guidance)

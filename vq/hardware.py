@@ -1,4 +1,4 @@
-"""What a device can be trusted with: bfloat16 arithmetic, 3-D convolutions that are right, and not to wait for it."""
+"""What a device can be trusted with, bfloat16 arithmetic and 3-D convolutions that are right; how not to wait for it."""
 
 import shutil
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Within it a GPU multiplies float32 matrices as TF32, some five times as fast as without."""
+    """Within it a GPU multiplies float32 matrices as TF32, on the cores that are made for matrices."""
     before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
     try:
         yield
