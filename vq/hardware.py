@@ -1,4 +1,4 @@
-"""What a device can be trusted with, bfloat16 arithmetic and 3-D convolutions that are right; how not to wait for it."""
+"""What a device can be trusted with: bfloat16 arithmetic, 3-D convolutions that are right; how not to wait for it."""
 
 import shutil
 from collections.abc import Iterator
