@@ -136,6 +136,7 @@ def flow_loss(
     text: TextMemory,
     middle: bool = False,
     fps: Tensor | None = None,
+    contrastive: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean squared error of the velocity, over the positions that are not known; of no guess at all it is about 2.
 
@@ -145,12 +146,17 @@ def flow_loss(
         time: (b,), of the others.
         noise: normal (b, d, t, h, w).
         middle, fps: see ``DiffusionGenerator.forward``.
+        contrastive: how much the error to the velocity of the next sample in the batch, which is to be large, counts
+            against it (contrastive flow matching, arXiv 2506.05350; .05 there).
     """
     data = model.normalise(latents)
     here = torch.where(known, 0.0, time[:, None, None, None])[:, None]  # b 1 t h w
     velocity = model((1 - here) * data + here * noise, known, time, text, middle, fps).float()
     error = (velocity - (noise - data)).square().mean(1)  # b t h w
     loss = error[~known].mean()
+    if contrastive:
+        other = (velocity - (noise - data).roll(1, 0)).square().mean(1)
+        loss = loss - contrastive * other[~known].mean()
     return loss, {"clean": (here[:, 0].square() * error)[~known].mean().detach()}  # of the clean latents it implies
 
 

@@ -13,10 +13,11 @@ from data.module import Batch
 from data.tokens import TokenCache
 from generator.actions import Actions
 from generator.backbone import VideoTransformer
-from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal
+from generator.diffusion import DiffusionGenerator, flow_loss, logit_normal, shifted
 from generator.frozen import FrozenTokenizer, LatentTraining, Span
 from generator.masked import MaskedGenerator, masked_loss
 from generator.puzzles import draw_clean, draw_puzzle, random_masks, with_tails
+from generator.schedules import Schedule
 from generator.text import TextEncoder
 from generator.upscaling import Drafts
 from generator.weights import Weight
@@ -159,6 +160,9 @@ class DiffusionTraining(LatentTraining):
     Args:
         backbone, text, actions: see ``GeneratorTraining``.
         shift: of the times; see ``DiffusionGenerator``.
+        times: how they are drawn, before the shift; ``generator.schedules.Linear`` draws all alike, as SiT does (arXiv
+            2401.08740). None: logit-normal, the middle ones more often (SD3, arXiv 2403.03206).
+        contrastive: see ``flow_loss``.
         known_share: without a mixture, the share of the samples of which random positions are known, and so are clean.
         common: see ``LatentTraining``.
     """
@@ -169,6 +173,8 @@ class DiffusionTraining(LatentTraining):
         backbone: VideoTransformer,
         text: TextEncoder,
         shift: float = 1.0,
+        times: Schedule | None = None,
+        contrastive: float = 0.0,
         known_share: float = 0.25,
         actions: list[str] | None = None,
         **common,
@@ -177,7 +183,7 @@ class DiffusionTraining(LatentTraining):
         games = actions and Actions(actions, self.tokenizer.time_compression, backbone.dim)
         channels = self.tokenizer.quantizer.dim
         self.generator = DiffusionGenerator(backbone, text, channels, shift, self.trained_for, games)
-        self.known_share = known_share
+        self.known_share, self.times, self.contrastive = known_share, times or logit_normal, contrastive
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = self._rng(batch_idx)
@@ -189,10 +195,10 @@ class DiffusionTraining(LatentTraining):
         tails = self._tails(batch, span)
         known = draw_clean(b, grid, rng, self.schedule, self.known_share, self.mixture, tails)
         noise = torch.randn(latents.shape, generator=rng)
-        time = logit_normal(u, self.generator.shift)
+        time = shifted(self.times(u), self.generator.shift)
         drawn = (moved(x, self.device) for x in (known, time, noise))
         told = self._told(batch, drop, span)
-        loss, logs = flow_loss(self.generator, latents, *drawn, told, span.middle, batch.fps)
+        loss, logs = flow_loss(self.generator, latents, *drawn, told, span.middle, batch.fps, self.contrastive)
         return self._report("train", loss, logs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

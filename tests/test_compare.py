@@ -456,7 +456,7 @@ def test_options_of_training_beside_the_recipe(options, done, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--options", "nonsense"], "got nonsense, expected some of as it is, arccos"),
+        (["--options", "nonsense"], "tokens have no nonsense, expected some of as it is, arccos"),
         (["--only", "tokens/seed0"], "--only tokens/seed0: expected one of as it is/seed0"),
         ([], "has no token cache: first run compare"),
     ],
