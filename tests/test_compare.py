@@ -26,7 +26,7 @@ from evaluation import arms
 from evaluation.claims import Found
 from generator.diffusion import SOLVERS
 from generator.pipeline import VideoGenerator
-from generator.training import GeneratorTraining
+from generator.training import DiffusionTraining, GeneratorTraining
 from vq import pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -459,6 +459,7 @@ def test_options_of_training_beside_the_recipe(options, done, tmp_path, capsys):
         (["--options", "nonsense"], "tokens have no nonsense, expected some of as it is, arccos"),
         (["--only", "tokens/seed0"], "--only tokens/seed0: expected one of as it is/seed0"),
         ([], "has no token cache: first run compare"),
+        (["--arm", "latents", "--options", "arccos"], "latents have no arccos, expected some of as it is, even times"),
     ],
 )
 def test_what_is_wrong_with_options_is_told(options, flags, words, tmp_path):
@@ -466,15 +467,28 @@ def test_what_is_wrong_with_options_is_told(options, flags, words, tmp_path):
         options.main([*args(tmp_path), *flags])
 
 
-def test_every_option_is_one_of_the_training(options):
+@pytest.mark.parametrize("arm, recipe", [("tokens", "demo"), ("latents", "diffusion-demo")])
+def test_every_option_is_one_of_the_training(options, arm, recipe):
+    kind = {"tokens": GeneratorTraining, "latents": DiffusionTraining}[arm]
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(GeneratorTraining, "model")
-    model = yaml.safe_load((ROOT / "configs/generator/demo.yaml").read_text())["model"]
-    for name, changes in options.OPTIONS.items():
+    parser.add_subclass_arguments(kind, "model")
+    model = yaml.safe_load((ROOT / f"configs/generator/{recipe}.yaml").read_text())["model"]
+    for name, changes in options.OPTIONS[arm].items():
         built = parser.parse_object({"model": compare.merged(model, {"init_args": changes})})
-        assert bool(changes) == (name != options.PLAIN) and built.model.class_path.endswith("GeneratorTraining")
+        assert bool(changes) == (name != options.PLAIN) and built.model.class_path.endswith(kind.__name__)
     with pytest.raises(ArgumentError):
         parser.parse_object({"model": compare.merged(model, {"init_args": {"smoothing": 0.1}})})
+
+
+def test_options_of_the_twin_have_folders_of_their_own(options, done, tmp_path, capsys):
+    """A text dropout of the one arm is not found for the other's."""
+    shutil.copytree(done / "out", tmp_path / "out")
+    options.main([*args(tmp_path), "--arm", "latents", "--options", "text dropout"])
+    *_, plain, one = capsys.readouterr().out.strip().splitlines()
+    assert plain.startswith("| as it is | ") and one.startswith("| text dropout | ")
+    record = json.loads((tmp_path / "out/latents-options/text-dropout/seed0/run.json").read_text())
+    assert record["recipe"] == yaml.safe_load((ROOT / "configs/generator/diffusion-demo.yaml").read_text())
+    assert not (tmp_path / "out/options").exists()
 
 
 def test_one_run_alone_is_what_the_whole_finds(done, tmp_path, monkeypatch):

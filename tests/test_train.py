@@ -19,9 +19,11 @@ from data.worlds import World
 from data.writing import write_clip
 from generator import bridges, training
 from generator.backbone import VideoTransformer
+from generator.diffusion import logit_normal, shifted
 from generator.frozen import Span
 from generator.masked import MaskedGenerator
 from generator.pipeline import VideoGenerator
+from generator.schedules import Linear
 from generator.text import ByteText
 from generator.upscaling import enlarge, shrink
 from vq import encode, pretrained
@@ -584,6 +586,24 @@ def test_what_is_masked_or_known_is_the_same_in_both_arms_of_a_seed(tokenizer, o
     known = cells_of(training, training.DiffusionTraining, "flow_loss", 2)
     assert torch.equal(known, cells_of(bridges, bridges.UniformTraining, "uniform_loss", 3))
     assert hidden.any() and known.any() and not (known.all() or hidden.all())
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_twins_times_are_drawn_as_asked_and_then_shifted(tokenizer, on_tokens, monkeypatch, shift):
+    """Linear: all alike, so that of a batch every eighth holds one; none: as logit-normal has them."""
+    cache, drawn = TokenCache(on_tokens[3]), {}
+    batch = collate([cache[i] for i in range(8)])
+    monkeypatch.setattr(training, "flow_loss", lambda *given: (drawn.update(time=given[3]), {}))
+    for times, as_u in ((Linear(), lambda u: 1 - u), (None, logit_normal)):
+        model = training.DiffusionTraining(
+            str(tokenizer), VideoTransformer(32, 1, 2, 16), ByteText(16), shift=shift, times=times
+        )
+        monkeypatch.setattr(model, "_report", lambda *_: None)
+        model.training_step(batch, 0)
+        rng = model._rng(0)
+        torch.rand(1, generator=rng), torch.rand(8, generator=rng)  # which part of the clips, which captions
+        u = (torch.rand((), generator=rng) + torch.arange(8) / 8) % 1
+        torch.testing.assert_close(drawn["time"], shifted(as_u(u), shift))
 
 
 def test_the_twin_measures_the_channels_of_its_data(tokenizer, on_tokens, tmp_path):

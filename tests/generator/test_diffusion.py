@@ -104,6 +104,24 @@ def test_the_loss_is_that_of_the_velocity_on_unknown_positions(twin):
     torch.testing.assert_close(logs["clean"], expected)
 
 
+def test_the_contrastive_loss_pushes_away_from_the_next_sample(twin):
+    """Standing on its own velocity a sample is as far from the next one's as the two lie apart."""
+    noise, latents = noise_and_data()
+    known, time = nothing_known(), torch.tensor([0.3, 0.9])
+    ways = noise - twin.normalise(latents)
+
+    class Oracle:
+        normalise = twin.normalise
+
+        def __call__(self, *_):
+            return ways
+
+    plain, _ = flow_loss(Oracle(), latents, known, time, noise, None)
+    loss, _ = flow_loss(Oracle(), latents, known, time, noise, None, contrastive=0.05)
+    assert plain == 0
+    torch.testing.assert_close(loss, -0.05 * (ways[0] - ways[1]).square().mean())
+
+
 def gaussian(mean, std):
     """The exact velocity of a path from N(mean, std^2) to noise."""
 
