@@ -27,6 +27,7 @@ from generator.schedules import Linear
 from generator.text import ByteText
 from generator.upscaling import enlarge, shrink
 from vq import encode, pretrained
+from vq.callbacks import EMA
 from vq.config import build
 from vq.quantizers import FSQ
 from vq.tokenizer import Tokenizer
@@ -460,6 +461,34 @@ def test_the_average_leaves_what_is_frozen_alone(tokenizer, on_tokens, tmp_path)
     before, after = (pretrained.load(model, "tokenizer") for model in (tokenizer, tmp_path / "model"))
     assert pretrained.fingerprint(before) == pretrained.fingerprint(after)
     assert torch.equal(cli.model.tokenizer.quantizer.highest, before.quantizer.highest)
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_the_average_spans_a_tenth_of_the_run_so_far(decay):
+    """And at most what its decay spans, whatever is resumed: of step n (1 + n) / (10 + n) of the old one is kept."""
+    weights, ema = torch.nn.Linear(3, 1), EMA(decay)
+    expected, average = None, torch.optim.swa_utils.AveragedModel(weights, multi_avg_fn=ema.mix)
+    for step in range(40):
+        with torch.no_grad():
+            weights.weight.copy_(torch.full((1, 3), float(step)))
+        ema.step = 0
+        if step == 20:  # another process goes on
+            ema, ema_before = EMA(decay), average
+            average = torch.optim.swa_utils.AveragedModel(weights, multi_avg_fn=ema.mix)
+            average.load_state_dict(ema_before.state_dict())
+        assert ema.should_update(step_idx=step)
+        average.update_parameters(weights)
+        kept = min(decay, (1 + step) / (10 + step))
+        expected = float(step) if expected is None else kept * expected + (1 - kept) * step
+        torch.testing.assert_close(average.module.weight[0, 0].item(), expected, rtol=1e-5, atol=1e-5)
+    assert not ema.should_update(epoch_idx=0)
+    if decay == 0.999:
+        assert 3 < 39 - expected < 5  # the mean age, a tenth of the 40 steps
+
+
+def test_a_decay_of_one_would_never_learn():
+    with pytest.raises(ValueError, match=r"decay of the average is 1, expected 0 to less than 1"):
+        EMA(1)
 
 
 def test_a_decoder_trained_further_leaves_all_tokens_as_they_are(tokenizer, on_tokens, tmp_path):

@@ -88,15 +88,31 @@ class ReconstructionPictures(Callback):
 class EMA(WeightAveraging):
     """Validates and exports the exponential moving average of the weights over the steps.
 
+    Of the old average (1 + n) / (10 + n) is kept at step n, and at most ``decay``: so it always spans about a tenth of
+    the run so far, and no early one is mostly the weights that the run began with.
+
     Lightning's ``EMAWeightAveraging`` computes ``decay * a + (1 - decay) * b``, which rounds: frozen weights drift, and
     integer buffers such as FSQ's levels count down. Here equal weights stay equal, and buffers are copied.
 
     Args:
-        decay: share of the old average that is kept at each step.
+        decay: the largest share of the old average that is kept at a step, below 1.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay of the average is {decay}, expected 0 to less than 1")
+        self.decay, self.step = decay, 0
+        super().__init__(use_buffers=False, multi_avg_fn=self.mix)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Behind every step; notes its number on the CPU, as that of the average lies on the device."""
+        self.step = step_idx or 0
+        return super().should_update(step_idx, epoch_idx)
+
+    def mix(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        """Moves averages towards the weights of a step."""
+        kept = min(self.decay, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(kept)(averages, weights, count)
 
     @contextmanager
     def in_place(self, training: L.LightningModule) -> Iterator[None]:
