@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.bootstrap import Interval
+from evaluation.bootstrap import Interval, interval, resample
 from evaluation.claims import (
     Arm,
     Attribution,
@@ -204,6 +204,18 @@ def test_what_is_said_of_tokens_by_arccos_follows_from_the_hits_that_are_kept():
     scaling, told = measure_scaling(replace(found, tokens=tokens)), (docs / "hypothesis.md").read_text()
     assert hits.shape == (6, 2, 128) and points(scaling.differences[-1]) in told
     assert f"{100 * hits.float().mean():.1f}% of the same prompts" in told
+
+
+def test_what_is_said_of_the_second_look_follows_from_the_hits_that_are_kept():
+    docs = Path(__file__).parents[2] / "docs"
+    kept = json.loads((docs / "comparison/searched.json").read_text())
+    tokens, latents = (read_hits(kept[name]) for name in ("tokens", "latents"))
+    assert tokens.shape == latents.shape == (3, 2, 128)
+    one, other = resample([tokens[None], latents[None]])
+    difference = interval((tokens.float().mean() - latents.float().mean()).item(), one[0] - other[0])
+    told = (docs / "hypothesis.md").read_text()
+    assert points(difference) in told
+    assert all(f"{100 * hits.float().mean():.1f}% of 128 prompts" in told for hits in (tokens, latents))
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
