@@ -70,10 +70,8 @@ def main(args: list[str] | None = None) -> None:
     if not all(map(compare.is_whole, compare.caches(config, given.out).values())):
         raise ValueError(f"{given.out} has no token cache: first run compare.py with the same recipe and --only data")
     # not those of the comparison: what chooses the settings may not be what is reported
-    examples, code = (
-        compare.prompts(config, config.trials or config),
-        compare.fit_tokenizers(config, given.out)[given.arm],
-    )
+    examples = compare.prompts(config, config.trials or config)
+    code = compare.fit_tokenizers(config, given.out)[given.arm]
 
     def hits(name: str) -> Tensor:
         """Of a run, trained if it is not there yet, (s, n) of s sampling seeds and n prompts."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.bootstrap import Interval, interval, resample
+from evaluation.bootstrap import Interval
 from evaluation.claims import (
     Arm,
     Attribution,
@@ -206,16 +206,16 @@ def test_what_is_said_of_tokens_by_arccos_follows_from_the_hits_that_are_kept():
     assert f"{100 * hits.float().mean():.1f}% of the same prompts" in told
 
 
-def test_what_is_said_of_the_second_look_follows_from_the_hits_that_are_kept():
+def test_the_verdicts_of_the_second_look_follow_from_the_hits_that_are_kept():
     docs = Path(__file__).parents[2] / "docs"
-    kept = json.loads((docs / "comparison/searched.json").read_text())
-    tokens, latents = (read_hits(kept[name]) for name in ("tokens", "latents"))
-    assert tokens.shape == latents.shape == (3, 2, 128)
-    one, other = resample([tokens[None], latents[None]])
-    difference = interval((tokens.float().mean() - latents.float().mean()).item(), one[0] - other[0])
-    told = (docs / "hypothesis.md").read_text()
-    assert points(difference) in told
-    assert all(f"{100 * hits.float().mean():.1f}% of 128 prompts" in told for hits in (tokens, latents))
+    folder = docs / "comparison/searched"
+    found, report = Found.load(folder / "found.json"), (folder / "README.md").read_text()
+    scaling, told = measure_scaling(found), (docs / "hypothesis.md").read_text()
+    assert [verdicts(found)[name] for name in ("H2", "H3", "H4")] == ["inconclusive"] * 3
+    assert found.tokens.scaling.shape == found.latents.scaling.shape == (6, 3, 2, 128)
+    assert points(scaling.differences[-1]) in told and points(scaling.differences[-1]) in report
+    last = (arm.scaling[-1].float().mean() for arm in (found.tokens, found.latents))
+    assert all(f"{100 * share:.1f}% of 128 prompts" in told for share in last)
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
