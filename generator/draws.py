@@ -22,17 +22,26 @@ MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 
 class Draws:
-    """Draws for b samples, ``seeds`` one of each, on a device. Every call is the next turn of all of them."""
+    """Draws for b samples, ``seeds`` one of each, on a device. Every call is the next turn of all of them.
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+    ``steps``: how many there will be, of which each draws alike: the numbers of several are made in one go, as a GPU is
+    waited for a call at a time and these are some thirty.
+    """
+
+    AHEAD = 2**18  # numbers
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu", steps: int = 1) -> None:
         wrapped = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
-        self.keys = mix(torch.tensor(wrapped, dtype=torch.int64, device=device) * GOLDEN)
-        self.turn = 0
+        self.seeds = mix(torch.tensor(wrapped, dtype=torch.int64, device=device) * GOLDEN)
+        self.step, self.steps, self.turn = None, steps, 0
+        # by the number of cells: a step's turns; the first step and the numbers (steps, turns, b, cells) made ahead
+        self.most: dict[int, int] = {}
+        self.made: dict[int, tuple[int, Tensor]] = {}
 
     def at(self, step: int) -> "Draws":
         """The draws of a step: the same ones whatever was drawn before it."""
         there = copy(self)
-        there.keys, there.turn = mix(~mix(self.keys) + (step + 1) * GOLDEN % 2**63), 0
+        there.step, there.turn = step, 0
         return there
 
     def uniform(self, *shape: int) -> Tensor:
@@ -41,17 +50,45 @@ class Draws:
 
     def uniforms(self, turns: int, *shape: int) -> Tensor:
         """The draws of so many turns at once, float32 (turns, b, *shape)."""
-        steps = [(self.turn + 1 + i) * GOLDEN % 2**63 for i in range(turns)]
-        self.turn += turns
-        keys = mix(self.keys + moved(torch.tensor(steps), self.keys.device)[:, None])[..., None]
-        cells = torch.arange(1, math.prod(shape) + 1, device=keys.device) * GOLDEN
-        bits = _shifted(mix(keys + cells), 41)  # 23 of them, so that half a step more is still a float32
-        return ((bits.float() + 0.5) * 2.0**-23).view(turns, len(self.keys), *shape)
+        cells, first, self.turn = math.prod(shape), self.turn, self.turn + turns
+        if self.step is None:
+            numbers = self._make(self.seeds[None], first, turns, cells)[0]
+        else:
+            start, made = self.made.get(cells, (0, []))
+            if not start <= self.step < start + len(made) and self.turn <= self.most.get(cells, 0):
+                start, made = self.made[cells] = self.step, self._ahead(cells)
+            if start <= self.step < start + len(made) and self.turn <= made.shape[1]:
+                numbers = made[self.step - start, first : self.turn]
+            else:
+                self.most[cells] = max(self.turn, self.most.get(cells, 0))
+                numbers = self._make(self._keys(1), first, turns, cells)[0]
+        return numbers.view(turns, len(self.seeds), *shape)
+
+    def _ahead(self, cells: int) -> Tensor:
+        """The numbers of this step and of as many that follow as are not too many, of as many turns as a step had."""
+        turns = self.most[cells]
+        steps = max(1, min(self.steps - self.step, self.AHEAD // (turns * len(self.seeds) * cells)))
+        return self._make(self._keys(steps), 0, turns, cells)
+
+    def _keys(self, steps: int) -> Tensor:
+        """Those of this step and of so many in all, int64 (steps, b)."""
+        return mix(~mix(self.seeds) + _golden(self.step, steps, self.seeds.device)[:, None])
+
+    @staticmethod
+    def _make(keys: Tensor, first: int, turns: int, cells: int) -> Tensor:
+        """Of keys (steps, b) the uniform numbers of some turns, float32 (steps, turns, b, cells)."""
+        keys = mix(keys[:, None] + _golden(first, turns, keys.device)[:, None])[..., None]
+        bits = _shifted(mix(keys + torch.arange(1, cells + 1, device=keys.device) * GOLDEN), 41)
+        return (bits.float() + 0.5) * 2.0**-23  # 23 bits, so that half a step more is still a float32
+
+    def skip(self) -> None:
+        """A turn that nobody draws; the next is the same as after it."""
+        self.turn += 1
 
     def silence(self, *shape: int) -> Tensor:
         """Zeros (b, *shape) for who does not listen to this turn's noise; the next turn is the same as after it."""
-        self.turn += 1
-        return torch.zeros((), device=self.keys.device).expand(len(self.keys), *shape)
+        self.skip()
+        return torch.zeros((), device=self.seeds.device).expand(len(self.seeds), *shape)
 
     def gumbel(self, *shape: int) -> Tensor:
         """Gumbel(0, 1) noise, float32 (b, *shape), between -2.8 and 16.6."""
@@ -67,6 +104,11 @@ def mix(numbers: Tensor) -> Tensor:
     for shift, factor in MIX:
         numbers = (numbers ^ _shifted(numbers, shift)) * factor
     return numbers ^ _shifted(numbers, 31)
+
+
+def _golden(first: int, count: int, device: torch.device) -> Tensor:
+    """Numbers of so many turns or steps, from one on, int64 (count,)."""
+    return moved(torch.tensor([(first + 1 + i) * GOLDEN % 2**63 for i in range(count)]), device)
 
 
 def _shifted(numbers: Tensor, by: int) -> Tensor:

@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, combinations
+from operator import mul
 
 import torch
 import torch.nn.functional as F
@@ -181,13 +182,16 @@ class MaskedGenerator(TokenGenerator):
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
+        places = places_of(
+            where, tokens.device
+        )  # first, as a GPU that has been given the transformer to do is waited for
         masked = tokens == self.mask_id
         hidden = self.embed(tokens.masked_fill(masked, 0))
         hidden = torch.where(masked[..., None], self.mask, hidden)
         if draft is not None:
             hidden = hidden + self.embed(draft, self.draft_embeddings)
         ratio = masked.flatten(1).float().mean(1)
-        return at(self.transform(hidden, ratio, text, middle, fps, cache), where)
+        return self.transform(hidden, ratio, text, middle, fps, cache).flatten(0, 3).index_select(0, places)
 
 
 class DigitEmbedding(nn.Module):
@@ -199,12 +203,18 @@ class DigitEmbedding(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
-        self.register_buffer("starts", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        numbers = {
+            "values": sizes,
+            "starts": [0, *accumulate(sizes)][:-1],
+            "strides": list(accumulate((1, *sizes[:-1]), mul)),
+        }
+        for name, of_each in numbers.items():
+            self.register_buffer(name, torch.tensor(of_each), persistent=False)
         for table in self.tables:
             nn.init.normal_(table.weight, std=std)
 
     def forward(self, digit: Tensor) -> Tensor:
-        parts = to_digits(digit, self.sizes)
+        parts = digit[..., None] // self.strides % self.values  # as ``to_digits``, in fewer calls
         if sum(self.sizes) > self.LOOK_UP:
             return sum(table(parts[..., i]) for i, table in enumerate(self.tables))
         # a handful of rows: as a product with ones and zeros the same in a quarter of the time, and its gradient does
@@ -246,12 +256,16 @@ class Head(nn.Module):
 
 
 def at(values: Tensor, where: Tensor) -> Tensor:
-    """Of values (b, t, h, w, ...) those where a mask (b, t, h, w) is True, (m, ...), in the order of ``values[where]``.
+    """Of values (b, t, h, w, ...) those where a mask (b, t, h, w) is True, (m, ...), in the order of a mask's index."""
+    return values.flatten(0, 3).index_select(0, places_of(where, values.device))
+
+
+def places_of(where: Tensor, device: torch.device) -> Tensor:
+    """Where a mask is True, int64 (m,), counted along all of it.
 
     A mask on the CPU is counted there: a GPU that is asked how many they are is waited for.
     """
-    places = moved(where.flatten().nonzero()[:, 0], values.device)
-    return values.flatten(0, 3).index_select(0, places)
+    return moved(where.flatten().nonzero()[:, 0], device)
 
 
 def masked_loss(

@@ -181,11 +181,11 @@ def drawing(numbers: Numbers, solver: Solver, steps: int = HEAD_STEPS, shift: fl
     nobody knows: the confidence is 0.
     """
 
-    def draw(velocity: Velocity, asked: Tensor, draws: Draws, *rest, **more) -> tuple[Tensor, Tensor]:
+    def draw(velocity: Velocity, places: Tensor, n: int, draws: Draws, *rest) -> tuple[Tensor, Tensor]:
         channels = numbers.vectors.shape[1]
 
         def noise() -> Tensor:
-            return draws.normal(*asked.shape[1:], channels)[asked]
+            return draws.normal(n, channels).flatten(0, 1)[places]
 
         x = noise()
         for t, s in pairwise(solver.times(steps, shift)):

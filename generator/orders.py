@@ -49,9 +49,9 @@ class Order:
         """A number a cell, (b, n): the highest of the masked ones are committed, as many as the schedule demands."""
         raise NotImplementedError("an order has to define scores(cells)")
 
-    def sure(self, cells: Cells) -> Tensor:
-        """Cells (b, n) that are committed in any case, beyond what the schedule demands."""
-        return torch.zeros_like(cells.gumbel, dtype=torch.bool)
+    def sure(self, cells: Cells) -> Tensor | None:
+        """Cells (b, n) that are committed in any case, beyond what the schedule demands; None: none are."""
+        return None
 
 
 class Halton(Order):
@@ -61,7 +61,7 @@ class Halton(Order):
     blind, noisy = True, False
 
     def scores(self, cells: Cells) -> Tensor:
-        return -halton_ranks(cells.grid).to(cells.gumbel).expand_as(cells.gumbel)
+        return _halton_scores(cells.grid, cells.gumbel.device).expand_as(cells.gumbel)
 
 
 class Random(Order):
@@ -164,6 +164,12 @@ def halton_ranks(grid: tuple[int, int, int]) -> Tensor:
                 ranks[cell] = found
                 found += 1
     return ranks
+
+
+@lru_cache(maxsize=64)
+def _halton_scores(grid: tuple[int, int, int], device: torch.device) -> Tensor:
+    """The same, the first cell the highest, float32 (1, t*h*w)."""
+    return -halton_ranks(grid)[None].to(device, torch.float32)
 
 
 def _radical_inverse(index: Tensor, base: int) -> Tensor:

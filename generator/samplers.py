@@ -18,6 +18,7 @@ from generator.draws import Draws
 from generator.orders import Cells, Order
 from generator.schedules import Cosine, Schedule
 from generator.tasks import Canvas
+from vq.hardware import moved
 from vq.quantizers import from_digits
 
 # for each digit: the digits before it (m, i) -> logits (m, k)
@@ -76,42 +77,54 @@ def sample(
     schedule, lean, draw = schedule or Cosine(), lean and order.blind, draw or draw_tokens
     first, last = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
     grid, device = tuple(canvas.tokens.shape[1:]), canvas.tokens.device
-    draws, n = Draws(seeds, device), math.prod(grid)
-    tokens = canvas.masked_tokens()
-    unknown = (~canvas.known).flatten(1).sum(1)
+    draws, n = Draws(seeds, device, steps + revisions), math.prod(grid)
+    tokens, unknown = canvas.masked_tokens(), ~canvas.known
     likely = torch.zeros(tokens.shape, device=device)  # the probability that each committed token was drawn with
+    # a GPU that is asked how many there are is waited for: what can be reckoned is kept on the CPU
+    open_cells = unknown.cpu()
+    total = open_cells.flatten(1).sum(1)
+    hidden = total  # cells that are masked, (b,)
     for step in range(steps + revisions):
         revising, progress, now = step >= steps, min(1.0, step / steps), draws.at(step)
-        left = torch.zeros_like(unknown)
+        left = torch.zeros_like(total)
         if step < steps - 1:
             share = schedule(torch.tensor((step + 1) / steps, dtype=torch.float64))
-            left = (share * unknown.double()).round().long()
+            left = (share * total.double()).round().long()
         if revising:
-            tokens = tokens.masked_fill(third(grid, step - steps).to(device) & ~canvas.known, canvas.mask_id)
+            again = third(grid, step - steps) & open_cells
+            tokens, hidden = tokens.masked_fill(moved(again, device), canvas.mask_id), again.flatten(1).sum(1)
         elif remask:
-            forgotten = _unlikely(likely, ~canvas.known & (tokens != canvas.mask_id), remask, now)
-            waits = (tokens == canvas.mask_id).flatten(1).sum(1) <= left  # it would be computed for nothing else
-            tokens = tokens.masked_fill(forgotten & ~waits[:, None, None, None], canvas.mask_id)
-        masked = tokens == canvas.mask_id
-        count = masked.flatten(1).sum(1) - left  # to commit now, (b,)
-        busy = count > 0  # a sample that is ahead of the schedule waits
-        masked = masked & busy[:, None, None, None]
-        if not busy.any():
+            waits = hidden <= left  # it would be computed for nothing else
+            count = (remask * (total - hidden)).round().long().masked_fill(waits, 0)
+            if count.any():
+                forgotten = _unlikely(likely, unknown & (tokens != canvas.mask_id), count, now)
+                tokens, hidden = tokens.masked_fill(forgotten, canvas.mask_id), hidden + count
+            else:
+                now.skip()
+        count = (hidden - left).clamp_min(0)  # to commit now; a sample that is ahead of the schedule waits
+        if not count.any():
             continue
+        masked = tokens == canvas.mask_id
+        if not count.all():
+            masked = masked & moved(count > 0, device)[:, None, None, None]
         asked = masked
         noise = now.gumbel if order.noisy else now.silence
         if lean:
-            cells = Cells(grid, progress, noise(n))
-            asked = _highest(order.scores(cells), masked, count)
+            asked = _highest(order.scores(Cells(grid, progress, noise(n))), masked, count)
+        places = asked.flatten().nonzero()[:, 0]  # before the network is asked, as a GPU is waited for
         heat = last / 2 if revising else first + (last - first) * step / max(1, steps - 1)
-        drawn, *judged = draw(predict(tokens, asked, progress), asked, now, heat, top_k, top_p, judge=not order.blind)
+        drawn, *judged = draw(predict(tokens, asked, progress), places, n, now, heat, top_k, top_p, not order.blind)
+        drawn, *judged = (_on_grid(numbers, places, tokens) for numbers in (drawn, *judged))
         commit = asked
         if not lean and not revising:
-            told = (_on_grid(number, asked).flatten(1) for number in judged)
-            cells = Cells(grid, progress, noise(n), *told)
-            commit = _highest(order.scores(cells), masked, count) | order.sure(cells).view_as(masked) & masked
-        tokens = torch.where(commit, _on_grid(drawn, asked), tokens)
-        likely = torch.where(commit, _on_grid(judged[0], asked).exp(), likely)
+            cells = Cells(grid, progress, noise(n), *(numbers.flatten(1) for numbers in judged))
+            commit = _highest(order.scores(cells), masked, count)
+            if (sure := order.sure(cells)) is not None:
+                commit = commit | sure.view_as(masked) & masked
+                count = commit.flatten(1).sum(1).cpu()
+        tokens = torch.where(commit, drawn, tokens)
+        likely = torch.where(commit, judged[0].exp(), likely)
+        hidden = hidden - count
     return tokens
 
 
@@ -125,22 +138,23 @@ def third(grid: tuple[int, int, int], turn: int) -> Tensor:
     return (t if grid[0] > 1 else h + w) % 3 == (turn + 1) % 3
 
 
-def _unlikely(likely: Tensor, committed: Tensor, share: float, draws: Draws) -> Tensor:
-    """A ``share`` of the committed cells (b, t, h, w), drawn with the odds exp(-probability) of ReMDM-conf."""
-    count = (share * committed.flatten(1).sum(1)).round().long()
+def _unlikely(likely: Tensor, committed: Tensor, count: Tensor, draws: Draws) -> Tensor:
+    """``count`` (b,) of the committed cells (b, t, h, w), drawn with the odds exp(-probability) of ReMDM-conf."""
     return _highest(draws.gumbel(committed[0].numel()) - likely.flatten(1), committed, count)
 
 
 def _highest(scores: Tensor, cells: Tensor, count: Tensor) -> Tensor:
-    """Of the ``cells`` (b, t, h, w) of each sample the ``count`` (b,) with the highest scores (b, n)."""
+    """Of the ``cells`` (b, t, h, w) of each sample the ``count`` (b,), on the CPU, with the highest scores (b, n)."""
     scores = scores.masked_fill(~cells.flatten(1), -torch.inf)
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1)
-    return cells & (ranks < count[:, None]).view_as(cells)
+    most = int(count[0]) if (count == count[0]).all() else moved(count, cells.device)[:, None]
+    return cells & (ranks < most).view_as(cells)
 
 
 def draw_tokens(
     predictions: Predictions,
-    asked: Tensor,
+    places: Tensor,
+    n: int,
     draws: Draws,
     temperature: float,
     top_k: int | None,
@@ -148,14 +162,13 @@ def draw_tokens(
     judge: bool,
 ) -> tuple[Tensor, ...]:
     """A token for each asked cell, (m,), and its confidence; to ``judge`` it also its margin and entropy, which cost
-    further passes over the logits. See ``Cells``.
+    further passes over the logits. See ``Cells``. ``places`` (m,): those of the asked cells, of n a sample.
 
     How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
     """
-    places = asked.flatten().nonzero()[:, 0]
-    digits = torch.empty(len(places), 0, dtype=torch.long, device=asked.device)
-    shares = draws.uniforms(len(predictions), *asked.shape[1:]).flatten(1)[:, places] if temperature > 0 else None
-    sizes, confidence, margin, entropy = [], 0, torch.tensor(torch.inf, device=asked.device), 0
+    digits = torch.empty(len(places), 0, dtype=torch.long, device=places.device)
+    shares = draws.uniforms(len(predictions), n).flatten(1)[:, places] if temperature > 0 else None
+    sizes, confidence, margins, entropy = [], 0, [], 0
     for i, predict in enumerate(predictions):
         logits = predict(digits).float()
         if temperature > 0:
@@ -167,12 +180,12 @@ def draw_tokens(
         confidence = confidence + log_probs.gather(1, chosen).squeeze(1)
         if judge:
             best = log_probs.topk(2, dim=1).values
-            margin = margin.minimum(best[:, 0] - best[:, 1])
+            margins.append(best[:, 0] - best[:, 1])
             entropy = entropy - (log_probs.exp() * log_probs).sum(1)
         digits = torch.cat([digits, chosen], dim=1)
         sizes.append(logits.shape[1])
     tokens = from_digits(digits, tuple(sizes))
-    return (tokens, confidence, margin, entropy) if judge else (tokens, confidence)
+    return (tokens, confidence, torch.stack(margins).amin(0), entropy) if judge else (tokens, confidence)
 
 
 def _pick(odds: Tensor, u: Tensor) -> Tensor:
@@ -202,8 +215,6 @@ def _likeliest(logits: Tensor, temperature: float, top_k: int | None, top_p: flo
     return logits
 
 
-def _on_grid(values: Tensor, asked: Tensor) -> Tensor:
-    """Values (m,) of the asked cells, laid out on the grid with zeros elsewhere."""
-    grid = torch.zeros(asked.shape, dtype=values.dtype, device=values.device)
-    grid[asked] = values
-    return grid
+def _on_grid(values: Tensor, places: Tensor, like: Tensor) -> Tensor:
+    """Values (m,) at their places in a grid (b, t, h, w) of zeros."""
+    return values.new_zeros(like.numel()).scatter_(0, places, values).view_as(like)

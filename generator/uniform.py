@@ -124,6 +124,7 @@ def denoise(
     first, last = temperature if isinstance(temperature, tuple | list) else (temperature, temperature)
     draws, number = Draws(seeds, canvas.tokens.device), len(sizes)
     unknown = ~canvas.known
+    places = unknown.flatten().nonzero()[:, 0]
 
     def uniform() -> Tensor:
         return draws.uniform(*unknown.shape[1:], number)[unknown]  # m digits
@@ -136,6 +137,6 @@ def denoise(
     for step, (level, left) in enumerate(pairwise([*levels, 0.0])):
         heat = first + (last - first) * step / max(1, steps - 1)
         answers = predict(grid(digits), level, step / steps)
-        clean, _ = draw_tokens(answers, unknown, draws, heat, top_k, top_p, judge=False)
+        clean, _ = draw_tokens(answers, places, unknown[0].numel(), draws, heat, top_k, top_p, judge=False)
         digits = torch.where(uniform() >= left / level, to_digits(clean, sizes), digits)
     return grid(digits)

@@ -179,9 +179,9 @@ def test_an_oracle_is_a_fixed_point_of_drawing_and_known_latents_stay(steps):
 
 
 def test_the_head_reaches_the_distribution():
-    numbers, asked = Numbers(1, torch.device("cpu")), torch.ones(1, 1, 40, 100, dtype=torch.bool)
+    numbers, places = Numbers(1, torch.device("cpu")), torch.arange(4000)
     draw = drawing(numbers, Euler(), 200)
-    drawn, confidence = draw(gaussian(2.0, 0.5), asked, Draws([0]), 1.0, judge=False)
+    drawn, confidence = draw(gaussian(2.0, 0.5), places, 4000, Draws([0]), 1.0)
     x = numbers.vectors[drawn]
     assert x.shape == (4000, 1) and not confidence.any()
     assert x.mean().item() == pytest.approx(2, abs=0.04) and x.std().item() == pytest.approx(0.5, abs=0.03)

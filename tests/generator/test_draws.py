@@ -59,3 +59,20 @@ def test_turns_at_once_are_turns_one_after_the_other_and_one_may_be_silent():
     many.gumbel(5), many.gumbel(5)
     assert many.uniforms(2, 4, 6).equal(torch.stack([one.uniform(4, 6), one.uniform(4, 6)]))
     assert many.uniform(3).equal(one.uniform(3))
+
+
+@pytest.mark.parametrize("ahead", [1, 100, 2**18])
+def test_numbers_made_ahead_are_those_of_a_step_by_itself(ahead, monkeypatch):
+    """However many are made in one go, whatever each step draws of them, and in whatever order the steps come."""
+    monkeypatch.setattr(Draws, "AHEAD", ahead)
+
+    def drawn(draws, step):
+        now = draws.at(step)
+        numbers = [now.gumbel(5)] if step % 3 else [now.skip()]
+        numbers += [now.silence(5), *now.uniforms(1 + step % 2, 5), now.normal(5, 4), now.uniform(2, 2)]
+        return [number for number in numbers if number is not None]
+
+    many = Draws([3, 7, -5], steps=9)
+    for step in (0, 1, 2, 3, 4, 6, 5, 7, 8, 2):
+        alone = drawn(Draws([3, 7, -5]), step)
+        assert all(map(torch.equal, drawn(many, step), alone))
