@@ -206,16 +206,20 @@ def test_what_is_said_of_tokens_by_arccos_follows_from_the_hits_that_are_kept():
     assert f"{100 * hits.float().mean():.1f}% of the same prompts" in told
 
 
-def test_the_verdicts_of_the_second_look_follow_from_the_hits_that_are_kept():
+@pytest.mark.parametrize(
+    ("look", "words", "prompts"),
+    [("searched", ["inconclusive"] * 3, 128), ("shapes", ["inconclusive", "refuted", "inconclusive"], 256)],
+)
+def test_the_verdicts_of_later_looks_follow_from_the_hits_that_are_kept(look, words, prompts):
     docs = Path(__file__).parents[2] / "docs"
-    folder = docs / "comparison/searched"
+    folder = docs / "comparison" / look
     found, report = Found.load(folder / "found.json"), (folder / "README.md").read_text()
     scaling, told = measure_scaling(found), (docs / "hypothesis.md").read_text()
-    assert [verdicts(found)[name] for name in ("H2", "H3", "H4")] == ["inconclusive"] * 3
-    assert found.tokens.scaling.shape == found.latents.scaling.shape == (6, 3, 2, 128)
+    assert [verdicts(found)[name] for name in ("H2", "H3", "H4")] == words
+    assert found.tokens.scaling.shape == found.latents.scaling.shape == (6, 3, 2, prompts)
     assert points(scaling.differences[-1]) in told and points(scaling.differences[-1]) in report
     last = (arm.scaling[-1].float().mean() for arm in (found.tokens, found.latents))
-    assert all(f"{100 * share:.1f}% of 128 prompts" in told for share in last)
+    assert all(f"{100 * share:.1f}% of {prompts} prompts" in told for share in last)
 
 
 def cells(shares: list[float], k: int = 3) -> Found:
