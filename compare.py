@@ -9,6 +9,7 @@ can share it.
 """
 
 import json
+import statistics
 import sys
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,8 +26,8 @@ from data.tokens import TokenCache, read_info
 from data.video import Example
 from evaluation import comparison
 from evaluation.__main__ import open_videos
-from evaluation.arms import Sampling, Score, Trained, fresh, keep, right
-from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling
+from evaluation.arms import Sampling, Score, Trained, fresh, keep, right, seconds
+from evaluation.claims import Arm, Found, judge, measure_attribution, measure_cost, measure_scaling, unsteadiness
 from evaluation.clips import eight_bits
 from evaluation.comparison import Codec
 from evaluation.contest import (
@@ -93,10 +94,12 @@ def compare(config: Comparison, given) -> Path:
     codecs = dict.fromkeys(samplers, measure_codec(samplers[TOKENS], examples, given.device))
     if config.latents_tokenizer:
         codecs[LATENTS] = measure_codec(samplers[LATENTS], examples, given.device)
+    laps = time_curves(config, samplers, [example.text for example in examples], given.device)
     found, scores = {}, {}
     with tqdm(total=count_scores(config), unit="score", desc="sampling and measuring") as bar:
         for name, arm in config.ends().items():
-            found[name], scores[name] = measure(arm, runs[name], config, examples, given.device, bar)
+            took = {count: [statistics.median(rounds) for rounds in rows] for count, rows in laps[name].items()}
+            found[name], scores[name] = measure(arm, runs[name], took, config, examples, given.device, bar)
         for name, arm in config.between().items():
             scores[name] = measure_bridge(arm, runs[name], config, examples, given.device, bar)
     whole = Found(
@@ -106,6 +109,7 @@ def compare(config: Comparison, given) -> Path:
         shared=config.latents_tokenizer is None,
         tuned=config.tuned(),
         bridges=tuple(hits(scores[name]["largest"]) for name in config.between()) or None,
+        unsteady=max(unsteadiness(rounds) for arm in laps.values() for rows in arm.values() for rounds in rows),
     )
     page = report(given.out, config, whole, scores, codecs, examples, runs)
     print(f"look at {page}")
@@ -243,20 +247,30 @@ def measure_codec(tokenizer: Path, examples: list[Example], device: str) -> Code
     return Codec(model.codebook_size, model.quantizer.dim, psnr(rebuilt, real).mean().item(), hits)
 
 
+def time_curves(config: Comparison, models: dict[str, Path], texts: list[str], device: str) -> dict[str, dict]:
+    """Of each arm, for so many clips at once, the seconds a clip of every sampler of its curve, all rounds."""
+    trained = {name: Trained(models[name], device) for name in config.ends()}
+    cells = [(name, n, sampling) for name, arm in config.ends().items() for n in AT_ONCE for sampling in arm.curve]
+    rounds = iter(seconds([(trained[name], (texts * n)[:n], sampling) for name, n, sampling in cells]))
+    return {name: {n: [next(rounds) for _ in arm.curve] for n in AT_ONCE} for name, arm in config.ends().items()}
+
+
 def measure(
-    arm: Contestant, runs: list[Path], config: Comparison, examples: list[Example], device: str, bar: tqdm
+    arm: Contestant,
+    runs: list[Path],
+    took: dict[int, list[float]],
+    config: Comparison,
+    examples: list[Example],
+    device: str,
+    bar: tqdm,
 ) -> tuple[Arm, dict[str, list]]:
     """Everything about an arm that the claims ask for; and the scores that the report shows."""
     scaling, curve, shown = sample(arm, runs, config, examples, device, bar)
-    largest, texts = Trained(runs[0] / f"x{config.multiples[-1]}", device), [example.text for example in examples]
-    seconds = {
-        count: [largest.seconds((texts * count)[:count], sampling) for sampling in arm.curve] for count in AT_ONCE
-    }
     found = Arm(
         scaling=torch.stack([hits(scores) for scores in scaling]),
         curve=torch.stack([hits(scores) for scores in curve]),
         evaluations=[scores[0][0].evaluations for scores in curve],
-        seconds=seconds,
+        seconds=took,
         headline=scaling[-1][0][0].evaluations,
     )
     return found, shown

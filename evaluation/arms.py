@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,26 +122,34 @@ class Trained:
         hits = {name: torch.tensor(row, dtype=torch.bool) for name, row in found["hits"].items()}
         return Score(hits, found["evaluations"], np.load(file.with_suffix(".npy")))
 
-    def seconds(self, texts: list[str], sampling: Sampling, repeats: int = 3) -> float:
-        """Seconds a clip, decoding included, of as many clips at once as there are texts: the median of some runs."""
-        about = {"clips": len(texts), "device": self.device, "threads": torch.get_num_threads()}
-        about |= {"card": torch.cuda.get_device_name(self.device)} if self.device.startswith("cuda") else {}
-        about |= {"torch": torch.__version__, "code": VERSION}
-        file = self._file("seconds", asdict(sampling) | about)
-        if not file.is_file():
-            model, took = self.open(sampling.snap), []
-            draw(model, texts, list(range(len(texts))), Sampling(steps=1))  # the first one warms up
-            for _ in range(repeats):
-                began = time.perf_counter()
-                draw(model, texts, list(range(len(texts))), sampling)  # decoding ends on the CPU: nothing is pending
-                took.append((time.perf_counter() - began) / len(texts))
-            keep(file, {"seconds": statistics.median(took)})
-        return json.loads(file.read_text())["seconds"]
-
     def _file(self, kind: str, about: dict) -> Path:
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         (self.folder / "scores").mkdir(exist_ok=True)
         return self.folder / "scores" / f"{kind}-{name}.json"
+
+
+def seconds(asked: Sequence[tuple[Trained, list[str], Sampling]], rounds: int = 5) -> list[list[float]]:
+    """Seconds a clip, decoding included, of as many clips at once as there are texts: of each, so many rounds.
+
+    All take turns: what else the machine does, or that it changes its speed, is then in the times of all of them.
+    """
+    files = []
+    for trained, texts, sampling in asked:
+        about = {"clips": len(texts), "device": trained.device, "threads": torch.get_num_threads(), "rounds": rounds}
+        about |= {"card": torch.cuda.get_device_name(trained.device)} if trained.device.startswith("cuda") else {}
+        about |= {"torch": torch.__version__, "code": VERSION}
+        files.append(trained._file("seconds", asdict(sampling) | about))
+    laps = {i: [] for i, file in enumerate(files) if not file.is_file()}
+    for turn in range(rounds + bool(laps)):  # the first one warms up
+        for i, taken in laps.items():
+            trained, texts, sampling = asked[i]
+            model, began = trained.open(sampling.snap), time.perf_counter()
+            draw(model, texts, list(range(len(texts))), sampling)  # decoding ends on the CPU: nothing is pending
+            if turn:
+                taken.append((time.perf_counter() - began) / len(texts))
+    for i, taken in laps.items():
+        keep(files[i], {"seconds": taken})
+    return [json.loads(file.read_text())["seconds"] for file in files]
 
 
 def keep(file: Path, content: dict) -> None:

@@ -19,6 +19,7 @@ SLOPE_MARGIN = 0.1  # of the twin's slope
 STALLS = 0.1  # share of the resamples in which tokens may stand still while the twin improves
 BUDGETS = (1, 2, 4, 8, 16, 32)  # of C0
 EVALUATIONS = 50  # of the network, at most, at matched quality
+STEADY = 1.5  # times, between rounds of a sampler's seconds, beyond which H3 is not measured
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_MEASURED = "supported", "refuted", "inconclusive", "not measured"
 NUMBERS_ONLY = "numbers only"
 CURVE = 8  # samplers an arm, from 4 to 100 evaluations, whose cost is compared
@@ -58,7 +59,8 @@ class Found:
     of each, ``ceilings``: the same where they share a code.
 
     ``shared`` says whether they do, and ``tuned`` whether both were tuned as the protocol asks. ``bridges``: hits
-    (k, s, n) of noisy tokens and of masked latents at the largest budget, tuned if the two were.
+    (k, s, n) of noisy tokens and of masked latents at the largest budget, tuned if the two were. ``unsteady``: of the
+    seconds, see ``unsteadiness``, where it was worst; 1 of what was measured before rounds were kept.
     """
 
     multiples: list[int]
@@ -68,6 +70,7 @@ class Found:
     tuned: bool = False
     shared: bool = True
     bridges: tuple[Tensor, Tensor] | None = None
+    unsteady: float = 1.0
 
     def save(self, file: Path) -> None:
         """As JSON, a character a prompt, from which every interval and verdict can be computed again."""
@@ -201,6 +204,15 @@ def stalls(multiples: list[int], tokens: Tensor, latents: Tensor) -> float:
     return (~improves[0] & improves[1]).float().mean().item()
 
 
+def unsteadiness(rounds: list[float]) -> float:
+    """How many times the last but one of the rounds of a measurement, from fast to slow, takes the second.
+
+    One round may meet another program. Where several do, or the machine changes its speed, seconds tell nothing.
+    """
+    ordered = sorted(rounds)
+    return ordered[-2] / ordered[1]
+
+
 def measure_cost(found: Found, resamples: int = 10_000) -> dict[str, Interval]:
     """The logarithm of the twin's cost over that of tokens, at the quality that H3 names."""
     arms = (found.tokens, found.latents)
@@ -267,6 +279,8 @@ def judge(
     ]
     few = min(len(found.tokens.curve), len(found.latents.curve))
     lacks = [OWN] * (not found.shared) + [f"samplers of an arm: {few}, a verdict wants {CURVE}"] * (few < CURVE)
+    if found.unsteady > STEADY:
+        lacks.append(f"seconds of a sampler differ {found.unsteady:.1f} times between rounds: leave the machine alone")
     says = [f"log ratio of {name}: {ratio}" for name, ratio in ratios.items()] * (few > 1)
     word = NOT_MEASURED if lacks else sampling_cost(list(ratios.values()))
     verdicts.append(Verdict("H3 sampling cost", told(word), "; ".join([*says, *lacks])))

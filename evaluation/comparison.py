@@ -198,7 +198,8 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
     best = min(max(share.value for share in row) for row in shares.values())
     text = [
         f"At {found.multiples[-1]} C0. Guidance counts twice, and so do revisions and both halves of a Heun step. "
-        "Seconds include decoding: the median of three runs of the first training seed."
+        "Seconds include decoding: the median of five rounds of the first training seed, in which all samplers of both "
+        f"arms take turns. Rounds of a sampler differ by at most {found.unsteady:.2f} times, the extremes left out."
     ]
     if min(map(len, shares.values())) < 2:  # no curve
         return Section("Quality and the cost of sampling", text, [Table(head, rows)])

@@ -49,26 +49,31 @@ class Draws:
         return self.uniforms(1, *shape)[0]
 
     def uniforms(self, turns: int, *shape: int) -> Tensor:
-        """The draws of so many turns at once, float32 (turns, b, *shape)."""
+        """The draws of so many turns at once, float32 (turns, b, *shape); not to be written into."""
         cells, first, self.turn = math.prod(shape), self.turn, self.turn + turns
         if self.step is None:
             numbers = self._make(self.seeds[None], first, turns, cells)[0]
         else:
-            start, made = self.made.get(cells, (0, []))
-            if not start <= self.step < start + len(made) and self.turn <= self.most.get(cells, 0):
-                start, made = self.made[cells] = self.step, self._ahead(cells)
-            if start <= self.step < start + len(made) and self.turn <= made.shape[1]:
-                numbers = made[self.step - start, first : self.turn]
+            ahead = self._ahead(cells)
+            if self.turn <= len(ahead):
+                numbers = ahead[first : self.turn]
             else:
                 self.most[cells] = max(self.turn, self.most.get(cells, 0))
                 numbers = self._make(self._keys(1), first, turns, cells)[0]
         return numbers.view(turns, len(self.seeds), *shape)
 
-    def _ahead(self, cells: int) -> Tensor:
-        """The numbers of this step and of as many that follow as are not too many, of as many turns as a step had."""
-        turns = self.most[cells]
-        steps = max(1, min(self.steps - self.step, self.AHEAD // (turns * len(self.seeds) * cells)))
-        return self._make(self._keys(steps), 0, turns, cells)
+    def _ahead(self, cells: int) -> Tensor | list:
+        """This step's numbers, (turns, b, cells), that were made ahead; or are now, for as many turns as a step had, if
+        they are not too many. None of them otherwise."""
+        start, made = self.made.get(cells, (0, []))
+        if start <= self.step < start + len(made):
+            return made[self.step - start]
+        turns = self.most.get(cells, 0)
+        steps = min(self.steps - self.step, self.AHEAD // max(1, turns * len(self.seeds) * cells))
+        if self.turn > turns or steps < 1:
+            return []
+        self.made[cells] = self.step, self._make(self._keys(steps), 0, turns, cells)
+        return self.made[cells][1][0]
 
     def _keys(self, steps: int) -> Tensor:
         """Those of this step and of so many in all, int64 (steps, b)."""

@@ -182,9 +182,7 @@ class MaskedGenerator(TokenGenerator):
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
         assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
-        places = places_of(
-            where, tokens.device
-        )  # first, as a GPU that has been given the transformer to do is waited for
+        places = places_of(where, tokens.device)  # before the transformer is begun, which it would wait for
         masked = tokens == self.mask_id
         hidden = self.embed(tokens.masked_fill(masked, 0))
         hidden = torch.where(masked[..., None], self.mask, hidden)

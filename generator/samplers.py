@@ -91,8 +91,9 @@ def sample(
             share = schedule(torch.tensor((step + 1) / steps, dtype=torch.float64))
             left = (share * total.double()).round().long()
         if revising:
-            again = third(grid, step - steps) & open_cells
-            tokens, hidden = tokens.masked_fill(moved(again, device), canvas.mask_id), again.flatten(1).sum(1)
+            again = third(grid, step - steps)
+            tokens = tokens.masked_fill(moved(again, device) & unknown, canvas.mask_id)
+            hidden = (again & open_cells).flatten(1).sum(1)
         elif remask:
             waits = hidden <= left  # it would be computed for nothing else
             count = (remask * (total - hidden)).round().long().masked_fill(waits, 0)
