@@ -231,6 +231,16 @@ def test_the_verdicts_of_later_looks_follow_from_the_hits_that_are_kept(look, wo
     assert all(f"{100 * share:.1f}% of {prompts} prompts" in told for share in last)
 
 
+def test_what_is_said_of_few_steps_that_forget_follows_from_the_hits_that_are_kept():
+    docs = Path(__file__).parents[2] / "docs"
+    found = Found.load(docs / "comparison/shapes/found.json")
+    kept = json.loads((docs / "comparison/shapes/curve.json").read_text())
+    few, told = read_hits(kept["hits"]), (docs / "hypothesis.md").read_text()
+    assert kept["evaluations"] == found.tokens.evaluations[:4] and few.shape == (4, 3, 2, 256)
+    before, after = ([f"{100 * hits.float().mean():.0f}" for hits in rows] for rows in (found.tokens.curve, few))
+    assert f"{', '.join(after[:3])} and {after[3]}% in place of {', '.join(before[:3])} and {before[3]}" in told
+
+
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
     a, b, c, d = (arm([share], [share] * 8, k=k) for share in shares)
