@@ -241,6 +241,21 @@ def test_what_is_said_of_few_steps_that_forget_follows_from_the_hits_that_are_ke
     assert f"{', '.join(after[:3])} and {after[3]}% in place of {', '.join(before[:3])} and {before[3]}" in told
 
 
+def test_what_is_said_of_sizes_and_latents_follows_from_the_hits_that_are_kept():
+    folder = Path(__file__).parents[2] / "docs/comparison"
+    panels, told = json.loads((folder / "panels/hits.json").read_text()), (folder / "panels/README.md").read_text()
+    searched = Found.load(folder / "searched/found.json")
+    middle = {name: getattr(searched, name).scaling[3] for name in ("tokens", "latents")}  # 8 C0
+    for panel in panels.values():
+        hits = {name: read_hits(rows) for name, rows in panel.items()}
+        assert all(rows.shape == (3, 2, 128) for rows in hits.values())
+        arms = [(middle | hits)[name] for name in ("tokens", "latents")]
+        one = [Arm(rows[None], rows[None], [50.0], {1: [1.0]}, 50.0) for rows in arms]
+        scaling = measure_scaling(Found([8], *one, searched.ceilings))
+        assert points(scaling.differences[0]) in told
+        assert all(f"{100 * rows.float().mean():.1f}%" in told for rows in arms)
+
+
 def cells(shares: list[float], k: int = 3) -> Found:
     """Of A, B, C and D: masked tokens, noisy tokens, masked latents, noisy latents."""
     a, b, c, d = (arm([share], [share] * 8, k=k) for share in shares)
