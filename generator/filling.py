@@ -9,7 +9,7 @@ Generators of latents bring them to the tokens that they are nearest to.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from generator.guidance import Guidance, Network, apart, guide, guided, together
 from generator.masked import MaskedGenerator
 from generator.masked_latents import MaskedLatentsGenerator, drawing
 from generator.orders import Halton, Order
-from generator.samplers import Predict, Predictions, sample
+from generator.samplers import Predict, Predictions, draw_tokens, sample
 from generator.schedules import Schedule
 from generator.tasks import Canvas
 from generator.uniform import Denoiser, UniformGenerator, denoise
@@ -170,13 +170,21 @@ class Piece:
         return generator.read(list(self.texts) * 2, drop=drop, actions=actions, middle=self.canvas.middle)
 
 
-def fill(generator: Generator, code: Code, piece: Piece, seeds: Sequence[int], how: Settings) -> Tensor:
-    """Tokens (b, t, h, w) of a piece; ``how`` is checked."""
+def fill(
+    generator: Generator,
+    code: Code,
+    piece: Piece,
+    seeds: Sequence[int],
+    how: Settings,
+    choose: Callable[..., tuple[Tensor, ...]] | None = None,
+) -> Tensor:
+    """Tokens (b, t, h, w) of a piece; ``how`` is checked. ``choose``: see ``samplers.draw_tokens``."""
     canvas = piece.canvas
     if isinstance(generator, MaskedGenerator):
         rest = (how.temperature, how.revisions, how.top_k, how.top_p, how.remask, how.lean)
         predict = predictor(generator, piece, how.guidance, how.refresh)
-        return sample(predict, canvas, seeds, how.order, how.steps, how.schedule, *rest)
+        draw = partial(draw_tokens, choose=choose)
+        return sample(predict, canvas, seeds, how.order, how.steps, how.schedule, *rest, draw=draw)
     if isinstance(generator, UniformGenerator):
         rest = (how.steps, how.schedule, how.temperature, how.top_k, how.top_p)
         return denoise(denoiser(generator, piece, how.guidance), canvas, seeds, generator.digits, *rest)

@@ -181,15 +181,27 @@ class MaskedGenerator(TokenGenerator):
         draft: Tensor | None = None,
     ) -> Tensor:
         """What the transformer makes of the asked positions, (m, width)."""
-        assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
         places = places_of(where, tokens.device)  # before the transformer is begun, which it would wait for
+        return self.hidden(tokens, text, middle, fps, cache, draft).flatten(0, 3).index_select(0, places)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        text: TextMemory,
+        middle: bool,
+        fps: Tensor | None,
+        cache=None,
+        draft: Tensor | None = None,
+    ) -> Tensor:
+        """The same of all of them, (b, t, h, w, width)."""
+        assert (draft is None) == (self.upscale == 1), "an upscaler is told a draft, and no other model is"
         masked = tokens == self.mask_id
         hidden = self.embed(tokens.masked_fill(masked, 0))
         hidden = torch.where(masked[..., None], self.mask, hidden)
         if draft is not None:
             hidden = hidden + self.embed(draft, self.draft_embeddings)
         ratio = masked.flatten(1).float().mean(1)
-        return self.transform(hidden, ratio, text, middle, fps, cache).flatten(0, 3).index_select(0, places)
+        return self.transform(hidden, ratio, text, middle, fps, cache)
 
 
 class DigitEmbedding(nn.Module):

@@ -16,7 +16,9 @@ from generator import editing, tasks
 from generator.diffusion import Numbers
 from generator.filling import Generator, Piece, Settings, fill, knobs
 from generator.jobs import Job, plan
+from generator.masked import MaskedGenerator
 from generator.orders import halton_ranks
+from generator.samplers import choose_tokens
 from generator.tasks import Canvas
 from vq import pretrained
 from vq.hardware import check_compiler, check_convolutions, has_bf16, tf32
@@ -54,6 +56,7 @@ class VideoGenerator:
         self.tokenizer, self.generator = tokenizer.to(device).eval(), generator.to(device).eval()
         self.clip, self.window = {axis: clip.get(axis) for axis in AXES}, clip.get("window", clip["frames"])
         self.device, self.compiled, self.in_bf16 = torch.device(device), False, False
+        self.choose = choose_tokens
         # tokens to latents and back
         self.code = tokenizer.quantizer if tokenizer.codebook_size else Numbers(tokenizer.quantizer.dim, self.device)
 
@@ -204,7 +207,9 @@ class VideoGenerator:
                     done = actions[rows, self.generator.actions.span(first, last, canvas.middle)].to(self.device)
                 draws = [seed + 1_000_003 * first for seed in seeds[rows]]  # a window has noise of its own
                 with tf32(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
-                    tokens = fill(self.generator, self.code, Piece(span, texts[rows], rate, done), draws, how)
+                    tokens = fill(
+                        self.generator, self.code, Piece(span, texts[rows], rate, done), draws, how, self.choose
+                    )
                 part = part.filled(first, tokens)
             filled.append(part.tokens.cpu())
             if progress:
@@ -223,12 +228,19 @@ class VideoGenerator:
         return self
 
     def compile(self) -> "VideoGenerator":
-        """Compiles the backbone at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
+        """Compiles the transformer at its first call, on a GPU into CUDA graphs; returns itself. Worth it for many
         samples of one size: each new size is compiled anew. Not with ``refresh``, whose sizes change from call to call.
+
+        Of masked tokens also what comes before and behind it, small calls for which a GPU would wait.
         """
         check_compiler(self.device)
         self.compiled = True
-        self.generator.backbone.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        if isinstance(self.generator, MaskedGenerator):
+            self.generator.hidden = torch.compile(self.generator.hidden, mode=mode)
+            self.choose = torch.compile(choose_tokens, mode=mode)
+        else:
+            self.generator.backbone.compile(mode=mode)
         return self
 
     def checked_actions(self, actions: Tensor | None, canvas: Canvas) -> Tensor | None:

@@ -161,14 +161,29 @@ def draw_tokens(
     top_k: int | None,
     top_p: float,
     judge: bool,
+    choose: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> tuple[Tensor, ...]:
     """A token for each asked cell, (m,), and its confidence; to ``judge`` it also its margin and entropy, which cost
     further passes over the logits. See ``Cells``. ``places`` (m,): those of the asked cells, of n a sample.
 
     How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
+    ``choose``: ``choose_tokens``, perhaps compiled.
     """
-    digits = torch.empty(len(places), 0, dtype=torch.long, device=places.device)
     shares = draws.uniforms(len(predictions), n).flatten(1)[:, places] if temperature > 0 else None
+    return (choose or choose_tokens)(predictions, places, shares, temperature, top_k, top_p, judge)
+
+
+def choose_tokens(
+    predictions: Predictions,
+    places: Tensor,
+    shares: Tensor | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    judge: bool,
+) -> tuple[Tensor, ...]:
+    """``draw_tokens``, given a number in (0, 1) for each of d digits of each cell, (d, m); of temperature 0 none."""
+    digits = torch.empty(len(places), 0, dtype=torch.long, device=places.device)
     sizes, confidence, margins, entropy = [], 0, [], 0
     for i, predict in enumerate(predictions):
         logits = predict(digits).float()
