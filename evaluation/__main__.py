@@ -1,7 +1,7 @@
 """Scores of a model, as JSON and as a table.
 
-python -m evaluation reconstruction --model DIR --videos FOLDER|CONFIG --out metrics.json
-python -m evaluation generation     --model DIR --videos FOLDER|CONFIG --out metrics.json
+python -m evaluation reconstruction --model DIR --videos FOLDER|CONFIG [--out metrics.json]
+python -m evaluation generation     --model DIR --videos FOLDER|CONFIG [--out metrics.json]
 python -m evaluation compare a.json b.json
 """
 
@@ -50,7 +50,7 @@ def clips_parser(model: bool) -> Parser:
     parser = Parser()
     parser.add_argument("--model", required=model, help="exported folder, training checkpoint or hub id")
     parser.add_argument("--videos", required=True, type=Path, help="a folder of videos, or a recipe of a data module")
-    parser.add_argument("--out", required=True, type=Path, help="a JSON file")
+    parser.add_argument("--out", type=Path | None, help="a JSON file; None: the table alone")
     parser.add_argument("--clips", type=PositiveInt | None, help="how many; default: all, one a video")
     for axis in SIZE:
         parser.add_argument(
@@ -238,12 +238,14 @@ def open_videos(videos: Path, size: dict, split: str = "val"):
     return Folder(str(videos), **size, images=False)
 
 
-def check_out(path: Path) -> None:
-    if path.suffix != ".json":
+def check_out(path: Path | None) -> None:
+    if path and path.suffix != ".json":
         raise ValueError(f"--out is {path}: expected a file that ends in .json")
 
 
-def write(path: Path, result: dict) -> None:
+def write(path: Path | None, result: dict) -> None:
+    if path is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
 

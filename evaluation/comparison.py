@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.video import Example, to_uint8
 from evaluation.arms import TOLD, Sampling, Score
-from evaluation.bootstrap import Interval, resample
+from evaluation.bootstrap import Interval, interval, resample
 from evaluation.claims import Arm, Attribution, Found, Scaling, Verdict, points, share_intervals
 from evaluation.curves import power_law
 from evaluation.plots import Line, Plot
@@ -75,14 +75,22 @@ def primary_section(references: dict[str, dict[str, Tensor]], last: int) -> Sect
     """Shares of prompts whose clip shows what was asked, at the largest budget; of each attribute hits (k, s, n) of an
     arm, or (n,) of what has no seeds."""
     rows = [(name, *(percent(hits[told]) for told in TOLD)) for name, hits in references.items()]
+    tokens, latents = (references[name] for name in NAMES)
+    rows.insert(2, ("tokens minus latents", *(points(gap(tokens[told], latents[told])) for told in TOLD)))
     text = [
         f"Share of the prompts whose clip shows what was asked, by the detector, at {last} C0; intervals by the "
-        "hierarchical bootstrap, of what has no seeds or one of each Wilson's. 'All' is the primary measure P: shape, "
+        "hierarchical bootstrap, or Wilson's where there is one set of clips. 'All' is the primary measure P: shape, "
         "colour and motion. Reconstructions are the tokenizer's ceiling; real clips with each other's captions are "
         "chance.",
         "FVD, KVD and other secondary measures want 2,048 clips and features' weights: not measured here.",
     ]
     return Section("Quality", text, [Table(("", *TOLD), rows)])
+
+
+def gap(tokens: Tensor, latents: Tensor) -> Interval:
+    """The paired difference of the shares of hits (k, s, n)."""
+    ours, theirs = resample([tokens[None], latents[None]])
+    return interval((tokens.float().mean() - latents.float().mean()).item(), (ours - theirs)[0])
 
 
 def percent(hits: Tensor) -> str:
@@ -109,7 +117,7 @@ def scaling_section(found: Found, scaling: Scaling, budgets: dict[str, dict], c0
     plots = [Plot("Quality over training", "training FLOPs", "P", over, ceilings(found))]
     text = [
         "Differences are paired; intervals by the hierarchical bootstrap over training seeds, sampling seeds and "
-        "prompts, of the shares of a single run Wilson's."
+        "prompts, or Wilson's where there is one run."
     ]
     if scaling.slopes is not None:
         text.append(
@@ -197,14 +205,15 @@ def cost_section(found: Found, ratios: dict[str, Interval], curves: dict[str, Se
         plots.append(plot(f"Quality over seconds, {size} at once", "seconds a clip, with decoding", seconds))
     best = min(max(share.value for share in row) for row in shares.values())
     text = [
-        f"At {found.multiples[-1]} C0. Guidance counts twice, and so do revisions and both halves of a Heun step. "
-        "Seconds include decoding: the median of five rounds of the first training seed, in which all samplers of both "
-        f"arms take turns. Rounds of a sampler differ by at most {found.unsteady:.2f} times, the extremes left out."
+        f"At {found.multiples[-1]} C0. An evaluation is a pass of a clip through the network: guidance makes two of "
+        "each call, and revisions and both halves of a Heun step are calls. Seconds include decoding: the median of "
+        "five rounds of the first training seed, in which all samplers of both arms take turns. "
+        f"Rounds of a sampler differ by at most {found.unsteady:.2f} times, the extremes left out."
     ]
     if min(map(len, shares.values())) < 2:  # no curve
         return Section("Quality and the cost of sampling", text, [Table(head, rows)])
     text += [
-        f"Cost of 95% of the best P of the weaker arm, which is about {best:.1%}, log(latents / tokens): "
+        f"The cost of {0.95 * best:.1%}, which is 95% of the best P of the weaker arm; log(latents / tokens): "
         + "; ".join(f"{name} {ratio}" for name, ratio in ratios.items())
         + ". Above 0, tokens are cheaper.",
     ]
