@@ -145,6 +145,10 @@ class MaskedGenerator(TokenGenerator):
 
     marks = "mask"
 
+    def __getstate__(self) -> dict:
+        """Without a compiled ``hidden``, in which a copy would find the weights of the original."""
+        return {name: value for name, value in super().__getstate__().items() if name != "hidden"}
+
     def forward(
         self,
         tokens: Tensor,

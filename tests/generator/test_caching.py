@@ -108,7 +108,7 @@ def test_orders_that_must_see_all_cells_are_refused(tokenizer, generator):
 
 
 def test_only_refresh_changes_the_shapes_of_the_transformer(tokenizer, generator):
-    """Which is why all else may be compiled into CUDA graphs."""
+    """Which is why it may be compiled into CUDA graphs with all else."""
     pipeline, shapes = VideoGenerator(tokenizer, generator, CLIP), set()
     generator.backbone.blocks[0].register_forward_pre_hook(lambda block, given: shapes.add(tuple(given[0].shape)))
     canvas = tasks.text2video(GRID, K).repeat(2)
@@ -121,7 +121,7 @@ def test_only_refresh_changes_the_shapes_of_the_transformer(tokenizer, generator
 
 def test_a_compiled_model_refuses_refresh(tokenizer, generator, monkeypatch):
     monkeypatch.setattr("generator.pipeline.check_compiler", lambda device: None)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: None)
+    monkeypatch.setattr(torch, "compile", lambda call, mode: call)
     pipeline = VideoGenerator(tokenizer, generator, CLIP).compile()
     with pytest.raises(ValueError, match="refresh is 3, and a compiled model computes all positions"):
         pipeline.fill(tasks.text2video(GRID, K), ["a"], [0], refresh=3)

@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,21 @@ def test_one_batch_of_both_passes_equals_two(model, calls):
             digits.append([predict(tokens, ~known, u)[0](torch.empty(int((~known).sum()), 0)) for u in (0.0, 1.0)])
     assert calls == [2, 2, 2, 2, 4]
     torch.testing.assert_close(digits[0], digits[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_compiled_it_draws_the_same(model, monkeypatch, at_once):
+    """To spare Inductor's minutes, what is compiled is traced and then run as it is."""
+    compile_, scale = torch.compile, Guidance(3.0, start=0.3)
+    monkeypatch.setattr(filling.Piece, "at_once", at_once)
+    monkeypatch.setattr(torch, "compile", lambda call, mode: compile_(call, backend="eager"))
+    plain = fill(model, scale)
+    compiled = VideoGenerator(model.tokenizer, deepcopy(model.generator), model.trained_at).compile()
+    assert torch.equal(fill(compiled, scale), plain)
+    copied = deepcopy(compiled.generator)  # has weights of its own, and nothing that looks into the original's
+    for parameter in compiled.generator.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(fill(VideoGenerator(model.tokenizer, copied, model.trained_at), scale), plain)
 
 
 def test_a_device_that_takes_both_passes_at_once_draws_the_same(model, monkeypatch):
