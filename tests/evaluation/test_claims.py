@@ -208,14 +208,21 @@ def test_the_verdict_on_attribution_follows_from_the_hits_that_are_kept():
     assert all(points(effect) in report for effect in vars(attribution).values())
 
 
-def test_what_is_said_of_tokens_by_arccos_follows_from_the_hits_that_are_kept():
+def test_what_is_said_of_masks_by_arccos_follows_from_the_hits_that_are_kept():
     docs = Path(__file__).parents[2] / "docs"
-    found = Found.load(docs / "comparison/attribution/found.json")
-    hits = read_hits(json.loads((docs / "comparison/attribution/arccos.json").read_text())["tokens"])
-    tokens = replace(found.tokens, scaling=torch.stack([found.tokens.scaling[0], hits]))
-    scaling, told = measure_scaling(replace(found, tokens=tokens)), (docs / "hypothesis.md").read_text()
-    assert hits.shape == (6, 2, 128) and short(scaling.differences[-1]) in told
-    assert f"{100 * hits.float().mean():.1f}% of the same prompts" in told
+    found, told = Found.load(docs / "comparison/attribution/found.json"), (docs / "hypothesis.md").read_text()
+    kept = json.loads((docs / "comparison/attribution/arccos.json").read_text())
+    tokens, latents = read_hits(kept["tokens"]), read_hits(kept["masked latents"])
+    scaling = torch.stack([found.tokens.scaling[0], tokens])
+    masked = replace(found, tokens=replace(found.tokens, scaling=scaling), bridges=(found.bridges[0], latents))
+    assert tokens.shape == latents.shape == (6, 2, 128)
+    assert short(measure_scaling(masked).differences[-1]) in told
+    assert f"{100 * tokens.float().mean():.1f}% of the same prompts" in told
+    assert f"arccos, too, have {100 * latents.float().mean():.1f}%" in told
+    attribution = measure_attribution(masked)
+    assert discreteness(attribution) == "inconclusive"
+    effects = (attribution.code, attribution.corruption, attribution.tokens, attribution.latents)
+    assert all(points(effect) in told for effect in effects)
 
 
 @pytest.mark.parametrize(
