@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -253,6 +254,17 @@ def test_what_is_said_of_few_steps_that_forget_follows_from_the_hits_that_are_ke
     few, told = read_hits(kept["hits"]), (docs / "hypothesis.md").read_text()
     assert kept["evaluations"] == found.tokens.evaluations[:4] and few.shape == (4, 3, 2, 256)
     before, after = ([f"{100 * hits.float().mean():.0f}" for hits in rows] for rows in (found.tokens.curve, few))
+    rounds = json.loads((docs / "comparison/shapes/seconds.json").read_text())
+    seconds = {arm: {int(n): [median(row) for row in rows] for n, rows in laps.items()} for arm, laps in rounds.items()}
+    curve = torch.cat([few, found.tokens.curve[4:]])
+    again = replace(
+        found,
+        tokens=replace(found.tokens, curve=curve, seconds=seconds["tokens"]),
+        latents=replace(found.latents, seconds=seconds["latents"]),
+        unsteady=max(unsteadiness(row) for laps in rounds.values() for rows in laps.values() for row in rows),
+    )
+    assert verdicts(again)["H3"] == "inconclusive" and again.unsteady < 1.3
+    assert all(str(ratio) in told for ratio in measure_cost(again).values())
     assert f"tokens {', '.join(after)}%" in told and f"they had {', '.join(before[:4])}%" in told
 
 
