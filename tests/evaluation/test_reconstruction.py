@@ -114,6 +114,9 @@ def test_the_program_scores_folders_and_recipes(tokenizer, tmp_path, capsys):
     shapes = "{class_path: data.shapes.Shapes, init_args: {split: test, frames: 9, height: 16, width: 16}}"
     recipe.write_text(f"train: {shapes}\nval: {shapes}\n")
     assert program.main([*flags, str(recipe), "--clips", "4"])["protocol"]["frames"] == 9
+    capsys.readouterr()
+    program.main(["reconstruction", "--model", model, "--videos", str(recipe), "--clips", "2"])  # no --out: told alone
+    assert "psnr: " in capsys.readouterr().out and len(list((tmp_path / "out").iterdir())) == 1
     with pytest.raises(ValueError, match="no recipe at"):
         program.main([*flags, str(tmp_path / "nothing.yaml")])
     with pytest.raises(ValueError, match="18 frames do not fit"):
