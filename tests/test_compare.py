@@ -127,7 +127,7 @@ def test_the_bridges_lie_on_top_of_either_recipe(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
     overlay = Path("configs/compare/overlays/bridges.yaml")
     said = overlay.read_text().partition("bridges:")[0].lower()
-    assert "python compare.py -c configs/compare/shapes.yaml -c " + str(overlay) in said
+    assert "python compare.py -c configs/compare/small.yaml -c " + str(overlay) in said
     assert all(word in said for word in ("hardware", "time", "score"))
     flags = ["-c", f"configs/compare/{recipe}.yaml", "--out", "out/compare"]
     plain, config = compare.parse(flags)[1], compare.parse([*flags, "-c", str(overlay)])[1]

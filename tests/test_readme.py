@@ -91,4 +91,7 @@ def test_every_file_that_the_readme_names_exists_and_the_other_way_round():
     for target in re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE):
         assert f"\n{target}:" in (root / "Makefile").read_text()
     for link in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
-        assert (root / link).exists(), link
+        path, _, heading = link.partition("#")
+        assert (root / path).exists(), link
+        titles = re.findall(r"^#+ (.*)", (root / path).read_text(), flags=re.MULTILINE) if heading else []
+        assert not heading or heading in [title.lower().replace(" ", "-") for title in titles], link
