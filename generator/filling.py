@@ -23,7 +23,7 @@ from generator.guidance import Guidance, Network, apart, guide, guided, together
 from generator.masked import MaskedGenerator
 from generator.masked_latents import MaskedLatentsGenerator, drawing
 from generator.orders import Halton, Order
-from generator.samplers import Predict, Predictions, draw_tokens, sample
+from generator.samplers import Predict, Predictions, choose_tokens, draw_tokens, sample
 from generator.schedules import Schedule
 from generator.tasks import Canvas
 from generator.uniform import Denoiser, UniformGenerator, denoise
@@ -176,7 +176,7 @@ def fill(
     piece: Piece,
     seeds: Sequence[int],
     how: Settings,
-    choose: Callable[..., tuple[Tensor, ...]] | None = None,
+    choose: Callable[..., tuple[Tensor, ...]] = choose_tokens,
 ) -> Tensor:
     """Tokens (b, t, h, w) of a piece; ``how`` is checked. ``choose``: see ``samplers.draw_tokens``."""
     canvas = piece.canvas

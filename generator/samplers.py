@@ -152,27 +152,6 @@ def _highest(scores: Tensor, cells: Tensor, count: Tensor) -> Tensor:
     return cells & (ranks < most).view_as(cells)
 
 
-def draw_tokens(
-    predictions: Predictions,
-    places: Tensor,
-    n: int,
-    draws: Draws,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    judge: bool,
-    choose: Callable[..., tuple[Tensor, ...]] | None = None,
-) -> tuple[Tensor, ...]:
-    """A token for each asked cell, (m,), and its confidence; to ``judge`` it also its margin and entropy, which cost
-    further passes over the logits. See ``Cells``. ``places`` (m,): those of the asked cells, of n a sample.
-
-    How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
-    ``choose``: ``choose_tokens``, perhaps compiled.
-    """
-    shares = draws.uniforms(len(predictions), n).flatten(1)[:, places] if temperature > 0 else None
-    return (choose or choose_tokens)(predictions, places, shares, temperature, top_k, top_p, judge)
-
-
 def choose_tokens(
     predictions: Predictions,
     places: Tensor,
@@ -202,6 +181,27 @@ def choose_tokens(
         sizes.append(logits.shape[1])
     tokens = from_digits(digits, tuple(sizes))
     return (tokens, confidence, torch.stack(margins).amin(0), entropy) if judge else (tokens, confidence)
+
+
+def draw_tokens(
+    predictions: Predictions,
+    places: Tensor,
+    n: int,
+    draws: Draws,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    judge: bool,
+    choose: Callable[..., tuple[Tensor, ...]] = choose_tokens,
+) -> tuple[Tensor, ...]:
+    """A token for each asked cell, (m,), and its confidence; to ``judge`` it also its margin and entropy, which cost
+    further passes over the logits. See ``Cells``. ``places`` (m,): those of the asked cells, of n a sample.
+
+    How sure the model is does not depend on temperature, top-k and top-p, which only say what is done about it.
+    ``choose``: ``choose_tokens``, perhaps compiled.
+    """
+    shares = draws.uniforms(len(predictions), n).flatten(1)[:, places] if temperature > 0 else None
+    return choose(predictions, places, shares, temperature, top_k, top_p, judge)
 
 
 def _pick(odds: Tensor, u: Tensor) -> Tensor:

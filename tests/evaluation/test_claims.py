@@ -26,6 +26,7 @@ from evaluation.claims import (
     stalls,
     unsteadiness,
 )
+from evaluation.comparison import gap
 
 
 def between(low: float, high: float) -> Interval:
@@ -207,6 +208,8 @@ def test_the_verdict_on_attribution_follows_from_the_hits_that_are_kept():
     attribution = measure_attribution(found)
     assert discreteness(attribution) == "supported" and found.tokens.scaling.shape[1:] == (6, 2, 128)
     assert all(points(effect) in report for effect in vars(attribution).values())
+    new = gap(found.tokens.scaling[-1][3:], found.latents.scaling[-1][3:])  # seeds that no earlier look had
+    assert f"alone have {short(new)}" in (folder.parents[1] / "hypothesis.md").read_text()
 
 
 def test_what_is_said_of_masks_by_arccos_follows_from_the_hits_that_are_kept():
